@@ -165,7 +165,9 @@ class Walker:
         results = [read(atom) for atom in jaxpr.outvars]
         return [v for v, _ in results], [t for _, t in results]
 
-    def equation(self, eqn: JaxprEqn, values: list[Any], tags: list[Tag]):
+    def equation(
+        self, eqn: JaxprEqn, values: list[Any], tags: list[Tag]
+    ) -> tuple[list[Any], list[Tag]]:
         """Values and provenance of the outputs of one equation."""
         name = eqn.primitive.name
         if name in CALLS:

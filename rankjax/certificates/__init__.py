@@ -1,0 +1,6 @@
+"""Guarantees with every constant, and the assumptions they rest on."""
+
+from rankjax.certificates.certificate import Certificate as Certificate
+from rankjax.certificates.certify import certify as certify
+from rankjax.certificates.recursion import Recursion as Recursion
+from rankjax.certificates.recursion import trace_recursion as trace_recursion
