@@ -25,7 +25,7 @@ from rankjax.certificates.codes import BiasCode, MatrixCode
 from rankjax.certificates.forward import observe, singular_values, spectral_norm
 from rankjax.certificates.optimise import Choices, minimise, pareto, together
 from rankjax.certificates.problem import DataForm, RadiusForm, sensitivity
-from rankjax.certificates.recursion import Recursion, trace_recursion
+from rankjax.certificates.recursion import Recursion, axes_of, trace_recursion
 from rankjax.matrix.canonical import one_of
 from rankjax.network.paths import paths_and_leaves
 from rankjax.network.structure import Structure
@@ -173,6 +173,12 @@ def _weights(
             f"structure: leaves out {missing}, which apply multiplies with the data; a certificate "
             "must code every weight"
         )
+    for path, view in zip(program.matrices, program.views, strict=True):
+        if axes_of(known[path].view) != view:
+            raise ValueError(
+                f"structure: {path!r} has axes {axes_of(known[path].view)}, apply uses {view}; make "
+                "the structure with describe(params, apply=..., example=...)"
+            )
     mine = _leaves(params)
     theirs = {path: np.zeros(leaf.shape) for path, leaf in mine.items()}
     if reference is not None:

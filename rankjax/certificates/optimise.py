@@ -21,12 +21,10 @@ class Choices:
 
     errors: np.ndarray
     nats: np.ndarray
-    codes: Sequence[tuple]
+    codes: Sequence[Sequence]
 
 
-def pareto(
-    errors: Sequence[float], nats: Sequence[float], codes: Sequence[tuple[Any, ...]]
-) -> Choices:
+def pareto(errors: Sequence[float], nats: Sequence[float], codes: Sequence[Sequence]) -> Choices:
     """The choices that no other one beats in both respects."""
     order = sorted(range(len(errors)), key=lambda i: (nats[i], errors[i]))
     kept, best = [], np.inf

@@ -21,6 +21,7 @@ import numpy as np
 from jax import Array
 from jax.extend.core import JaxprEqn
 
+from rankjax.network.axes import View
 from rankjax.network.convolution import Window
 from rankjax.network.paths import array_paths, split_arrays
 from rankjax.network.tracing import CALLS, Changed, Data, Tag, Trace, Use, Walker, Weight, walk
@@ -65,12 +66,17 @@ class Recursion:
         nodes: in the order of computation.
         matrices: paths of the leaves used as matrices, in the order of first use.
         biases: paths of the leaves that are added.
+        views: per matrix, ``(output axes, input axes)`` of the leaf as it is used, sorted.
+        moves_zero: whether a constant is added somewhere, so that norms are not bounded by products
+            (distances are).
         assumed: Lipschitz constants the caller vouched for.
     """
 
     nodes: tuple[Node, ...]
     matrices: tuple[str, ...]
     biases: tuple[str, ...]
+    views: tuple[tuple[tuple[int, ...], ...], ...]
+    moves_zero: bool = False
     assumed: tuple[tuple[str, float], ...] = ()
 
     def perturbation(
@@ -132,7 +138,12 @@ class Recursion:
         """The largest ``|P h|`` each use can see when what the first weights see has norm <= B.
 
         For the radius form: ``N -> |A| g N``, biases add ``sqrt(times) |b|``. Shape ``(uses, 1)``.
+
+        Raises:
+            ValueError: if the network adds constants, so that products do not bound its norms.
         """
+        if self.moves_zero:
+            raise ValueError("recursion: 'radius' needs activations that are 0 at 0; use 'data'")
         values: list[Array] = []
         sizes: dict[int, Array] = {}
         for node in self.nodes:
@@ -198,7 +209,25 @@ def trace_recursion(
     both = sorted(set(matrices) & set(biases))
     if both:
         raise ValueError(f"params: {both} are used as matrices and added; certify cannot code both")
-    return Recursion(nodes, tuple(matrices), tuple(biases), tuple(sorted(walker.assumed.items())))
+    return Recursion(
+        nodes,
+        tuple(matrices),
+        tuple(biases),
+        tuple(_one_view(path, walker.views[path]) for path in matrices),
+        walker.moves_zero,
+        tuple(sorted(walker.assumed.items())),
+    )
+
+
+def _one_view(path: str, views: set[tuple[tuple[int, ...], ...]]) -> tuple[tuple[int, ...], ...]:
+    if len(views) > 1:
+        raise ValueError(f"params: {path!r} is used as different matrices, with axes {views}")
+    return next(iter(views))
+
+
+def axes_of(view: View) -> tuple[tuple[int, ...], ...]:
+    """The axes that make the rows and those that make the columns, in an order of no meaning."""
+    return tuple(sorted([tuple(sorted(view.out)), tuple(sorted(view.in_))]))
 
 
 class _Recursive(Walker):
@@ -210,6 +239,8 @@ class _Recursive(Walker):
         self.activations: Mapping[str, float] = activations
         self.assumed: dict[str, float] = {}
         self.nodes: list[Node] = [Node("exact")]
+        self.views: dict[str, set[tuple[tuple[int, ...], ...]]] = {}
+        self.moves_zero = False
 
     def equation(
         self, eqn: JaxprEqn, values: list[Any], tags: list[Tag]
@@ -219,13 +250,15 @@ class _Recursive(Walker):
         touched = any(isinstance(tag, Data) and tag.node for tag in tags)
         call = eqn.primitive.name in CALLS and "jaxpr" in eqn.params
         if call and name in self.activations and touched:
-            others = [tag for tag in tags if not isinstance(tag, Data) and tag is not None]
-            if others or len(eqn.outvars) != 1:
+            others = [tag for tag in tags if isinstance(tag, Weight | Changed)]
+            entered = [tag for tag in tags if isinstance(tag, Data)]
+            if others or len(entered) != 1 or len(eqn.outvars) != 1:
                 raise ValueError(f"activations: {name!r} is not a function of one array")
             silent = Walker(Trace(), lambda use, data: None, None)
             outs, _ = silent.run(eqn.params["jaxpr"], values, list(tags))
             self.assumed[name] = float(self.activations[name])
-            return outs, [self._scale(self._join(tags), self.assumed[name])]
+            self.moves_zero = True  # perhaps: nothing is known of its value at 0
+            return outs, [self._scale(entered[0], self.assumed[name])]
         outs, found = super().equation(eqn, values, tags)
         out_tags: list[Tag] = list(found)
         if eqn.primitive.name == "broadcast_in_dim" and isinstance(tags[0], Weight):
@@ -245,8 +278,10 @@ class _Recursive(Walker):
         data = [tag for tag in tags if isinstance(tag, Data)]
         if use is not None:
             factor = use.convolution.gather_norm if use.convolution else 1.0
-            number = len(self.trace.uses) - 1
-            return self._add(Node("matrix", (data[0].node,), factor, self.paths[use.leaf], number))
+            number, path = len(self.trace.uses) - 1, self.paths[use.leaf]
+            # A matrix and its transpose have the same norm.
+            self.views.setdefault(path, set()).add(axes_of(use.view))
+            return self._add(Node("matrix", (data[0].node,), factor, path, number))
         weights = [tag for tag in tags if isinstance(tag, Weight | Changed)]
         if weights:
             return self._bias(eqn, tags, weights, data)
@@ -257,6 +292,7 @@ class _Recursive(Walker):
             np.shape(v) for v, t in zip(values, tags, strict=True) if isinstance(t, Data) and t.node
         )
         shape_out = tuple(eqn.outvars[0].aval.shape)  # pyright: ignore[reportAttributeAccessIssue]
+        self.moves_zero |= _moves_zero(name, others)
         moved = tags[1 if name == "clamp" else 0]
         if name in _CONTRACTIONS and len(data) == 1 and moved is data[0]:
             return data[0]
@@ -317,20 +353,30 @@ class _Recursive(Walker):
             return tag
         return self._add(Node("scale", (tag.node,), factor))
 
-    def _touched(self, tags: Sequence[Tag]) -> list[Data]:
-        return [tag for tag in tags if isinstance(tag, Data) and tag.node]
+    def _sum(self, tags: Sequence[Data]) -> Data:
+        if len(tags) == 1:
+            return tags[0]
+        return self._add(Node("sum", tuple(tag.node for tag in tags)))
 
-    def _sum(self, tags: Sequence[Tag]) -> Data:
-        touched = self._touched(tags)
-        if len(touched) == 1:
-            return touched[0]
-        return self._add(Node("sum", tuple(tag.node for tag in touched)))
+    def _join(self, tags: Sequence[Data]) -> Data:
+        if len(tags) == 1:
+            return tags[0]
+        return self._add(Node("join", tuple(tag.node for tag in tags)))
 
-    def _join(self, tags: Sequence[Tag]) -> Data:
-        touched = self._touched(tags)
-        if len(touched) == 1:
-            return touched[0]
-        return self._add(Node("join", tuple(tag.node for tag in touched)))
+
+def _moves_zero(name: str, constants: Sequence[Any]) -> bool:
+    """Whether the result can be non-zero where everything that depends on the data is 0."""
+    if name in {"logistic", "cos"}:
+        return True
+    if name == "max":
+        return any(np.any(np.asarray(c) > 0) for c in constants)
+    if name == "min":
+        return any(np.any(np.asarray(c) < 0) for c in constants)
+    if name == "clamp":
+        return bool(np.any(np.asarray(constants[0]) > 0) or np.any(np.asarray(constants[-1]) < 0))
+    if name in {"add", "sub", "add_any", "concatenate", "select_n", "pad"}:
+        return any(np.any(np.asarray(c) != 0) for c in constants)
+    return False
 
 
 @dataclass
