@@ -55,7 +55,7 @@ def kl_inverse(q: ArrayLike, budget: ArrayLike, /) -> Array:
         0.095163
     """
     q, budget = jnp.broadcast_arrays(_float(q), _float(budget))
-    return _inverse(q, budget)
+    return _jitted(q, budget)
 
 
 def _float(value: ArrayLike) -> Array:
@@ -96,6 +96,9 @@ def _inverse(q: Array, budget: Array) -> Array:
     high = jax.lax.fori_loop(0, steps, halve, (jnp.zeros_like(q), 1 - q))[1]
     allowed = (q >= 0) & (q <= 1) & (budget >= 0)
     return jnp.where(allowed, jnp.minimum(q + high, 1), jnp.nan)
+
+
+_jitted = jax.jit(lambda q, budget: _inverse(q, budget))
 
 
 @_inverse.defjvp

@@ -4,3 +4,4 @@ from rankjax.certificates.certificate import Certificate as Certificate
 from rankjax.certificates.certify import certify as certify
 from rankjax.certificates.recursion import Recursion as Recursion
 from rankjax.certificates.recursion import trace_recursion as trace_recursion
+from rankjax.certificates.verify import verify as verify

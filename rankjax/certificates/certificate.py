@@ -130,7 +130,7 @@ class Certificate:
             fields["assumptions"] = tuple(fields["assumptions"])
             certificate = cls(coded=coded, **fields)
             certificate.verify()
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"text: not a certificate ({error})") from None
         return certificate
 

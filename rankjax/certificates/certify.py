@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rankjax.bounds.binary_kl import kl_inverse
@@ -24,10 +23,10 @@ from rankjax.certificates.certificate import (
 from rankjax.certificates.codes import BiasCode, MatrixCode
 from rankjax.certificates.forward import observe, singular_values, spectral_norm
 from rankjax.certificates.optimise import Choices, minimise, pareto, together
-from rankjax.certificates.problem import DataForm, RadiusForm, sensitivity
-from rankjax.certificates.recursion import Recursion, axes_of, trace_recursion
+from rankjax.certificates.problem import problem_of, sensitivity
+from rankjax.certificates.recursion import Recursion, trace_recursion
+from rankjax.certificates.weights import read_weights
 from rankjax.matrix.canonical import one_of
-from rankjax.network.paths import paths_and_leaves
 from rankjax.network.structure import Structure
 
 _LARGEST_B = 24
@@ -119,16 +118,11 @@ def certify(
     if (radius is None) == (recursion == "radius") or (radius is not None and not radius > 0):
         raise ValueError(f"radius: got {radius}; a positive number with recursion='radius' only")
     program = trace_recursion(apply, params, x, activations=activations)
-    leaves, moved, shapes = _weights(structure, program, params, reference)
+    leaves, moved, shapes = read_weights(structure, program, params, reference)
     observed = observe(program, apply, params, x, y, batch_size=batch_size)
     matrices = sum(len(members) for path, members in moved.items() if path in program.matrices)
     choices, gain = _choices(program, leaves, moved, matrices)
-    form_of = DataForm(program, observed, gain)
-    if radius is not None:
-        own = {path: _norm(leaves[path]) for path in program.matrices}
-        bias = {path: float(np.linalg.norm(leaves[path])) * _ROOM for path in program.biases}
-        norms = np.asarray(program.norms(radius, gain=own, bias=bias)) * _ROOM
-        form_of = RadiusForm(program, observed, norms, own, gain, coded_margin=form == "kl")
+    form_of = problem_of(program, observed, leaves, gain, radius, coded_margin=form == "kl")
     n = len(observed.margins)
 
     def value(errors: np.ndarray, nats: np.ndarray) -> np.ndarray:
@@ -136,8 +130,10 @@ def certify(
         budget = (nats + more + math.log(tried / delta)) / n
         if form == "hoeffding":
             return np.minimum(counted / n + np.sqrt(budget / 2), 1)
+        size = len(budget)
+        room = (0, -size % 64)  # few shapes, so few compilations
         with jax.enable_x64(True):
-            return np.asarray(kl_inverse(counted / n, budget))
+            return np.asarray(kl_inverse(np.pad(counted / n, room), np.pad(budget, room)))[:size]
 
     largest = [choice.errors[0] for choice in choices.values()]
     weight = sensitivity(program, observed.norms, gain, largest)
@@ -160,49 +156,6 @@ def certify(
     )  # fmt: skip
     exact = upper_bound(draft.length(), draft.errors, n, delta, form)
     return replace(draft, value=rounded_up(exact))
-
-
-def _weights(
-    structure: Structure, program: Recursion, params: Any, reference: Any
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, tuple[int, ...]]]:
-    """Per path: the leaf, leaf minus reference as ``(members, m, n)`` or a vector, and shapes."""
-    known = {layer.path: layer for layer in structure.spec}
-    missing = [path for path in program.matrices if path not in known]
-    if missing:
-        raise ValueError(
-            f"structure: leaves out {missing}, which apply multiplies with the data; a certificate "
-            "must code every weight"
-        )
-    for path, view in zip(program.matrices, program.views, strict=True):
-        if axes_of(known[path].view) != view:
-            raise ValueError(
-                f"structure: {path!r} has axes {axes_of(known[path].view)}, apply uses {view}; make "
-                "the structure with describe(params, apply=..., example=...)"
-            )
-    mine = _leaves(params)
-    theirs = {path: np.zeros(leaf.shape) for path, leaf in mine.items()}
-    if reference is not None:
-        theirs = _leaves(reference)
-        wrong = [p for p in mine if p not in theirs or theirs[p].shape != mine[p].shape]
-        if wrong:
-            raise ValueError(f"reference: lacks {wrong}, or has another shape there")
-    leaves, moved, shapes = {}, {}, {}
-    for path in (*program.matrices, *program.biases):
-        leaf, difference = mine[path], mine[path] - theirs[path]
-        if path in program.biases:
-            leaves[path], moved[path], shapes[path] = leaf, difference, (leaf.size,)
-            continue
-        layer = known[path]
-        shapes[path] = layer.matrix_shape
-        with jax.enable_x64(True):
-            stack = [np.asarray(layer.matrix(jnp.asarray(a))) for a in (leaf, difference)]
-        leaves[path], moved[path] = (a.reshape(-1, *layer.matrix_shape) for a in stack)
-    return leaves, moved, shapes
-
-
-def _leaves(params: Any) -> dict[str, np.ndarray]:
-    pairs = paths_and_leaves(params)
-    return {path: np.asarray(leaf, np.float64) for path, leaf in pairs if hasattr(leaf, "shape")}
 
 
 def _choices(
@@ -266,10 +219,6 @@ def _scale(value: float, steps: int) -> int:
     """The smallest j with ``2^{j/steps} >= value``."""
     j = math.ceil(steps * math.log2(value))
     return j if 2 ** (j / steps) >= value else j + 1
-
-
-def _norm(matrices: np.ndarray) -> float:
-    return max(spectral_norm(matrix) for matrix in matrices) * _ROOM
 
 
 def _assumptions(program: Recursion, reference: Any, radius: float | None) -> tuple[str, ...]:

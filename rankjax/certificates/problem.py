@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankjax.certificates import codes
-from rankjax.certificates.forward import Observed
+from rankjax.certificates.forward import Observed, spectral_norm
 from rankjax.certificates.recursion import Recursion
 
 # Covers the rounding of the recursion itself: sums and products of non-negative numbers.
 _ROOM = 1 + 1e-12
+_AT_ONCE = 32  # candidates counted in one call
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,14 @@ class DataForm:
 
     def __call__(self, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """``(candidates, leaves)`` -> errors of the sample, and further nats (none)."""
-        # Padded to a power of two, so that a search compiles for a few numbers of candidates.
-        padded = np.pad(errors, ((0, (1 << (len(errors) - 1).bit_length()) - len(errors)), (0, 0)))
+        margins, norms, counts = self.observed.margins, self.observed.norms, []
         with jax.enable_x64(True):
-            margins, norms = self.observed.margins, self.observed.norms
-            counts = _counts(self.recursion, margins, norms, dict(self.gain), jnp.asarray(padded))
-        return np.asarray(counts)[: len(errors)], np.zeros(len(errors))
+            for start in range(0, len(errors), _AT_ONCE):  # one shape, so one compilation
+                part = errors[start : start + _AT_ONCE]
+                padded = jnp.asarray(np.pad(part, ((0, _AT_ONCE - len(part)), (0, 0)), "edge"))
+                found = _counts(self.recursion, margins, norms, dict(self.gain), padded)
+                counts.append(np.asarray(found)[: len(part)])
+        return np.concatenate(counts), np.zeros(len(errors))
 
     def gamma(self, errors: np.ndarray) -> None:
         """No margin is coded in this form."""
@@ -93,6 +96,24 @@ class RadiusForm:
             return float(moved[0]) * math.sqrt(8) * _ROOM
 
 
+def problem_of(
+    recursion: Recursion,
+    observed: Observed,
+    leaves: Mapping[str, np.ndarray],
+    gain: Mapping[str, float],
+    radius: float | None,
+    *,
+    coded_margin: bool,
+) -> DataForm | RadiusForm:
+    """The data form, or with a radius the radius form."""
+    if radius is None:
+        return DataForm(recursion, observed, gain)
+    own = {p: max(map(spectral_norm, leaves[p])) * _ROOM for p in recursion.matrices}
+    bias = {p: float(np.linalg.norm(leaves[p])) * _ROOM for p in recursion.biases}
+    norms = np.asarray(recursion.norms(radius, gain=own, bias=bias)) * _ROOM
+    return RadiusForm(recursion, observed, norms, own, gain, coded_margin)
+
+
 def _split(recursion: Recursion, errors):
     pairs = list(zip((*recursion.matrices, *recursion.biases), errors, strict=True))
     matrices = len(recursion.matrices)
@@ -117,12 +138,14 @@ def sensitivity(
 ) -> np.ndarray:
     """Mean growth of the outputs' perturbation with each leaf's error, at small errors."""
     with jax.enable_x64(True):
+        return np.asarray(_slopes(recursion, norms, dict(gain), jnp.asarray(largest) * 1e-3))
 
-        def mean(errors):
-            error, bias_error = _split(recursion, errors)
-            moved, _ = recursion.perturbation(
-                jnp.asarray(norms), gain=gain, error=error, bias_error=bias_error
-            )
-            return jnp.mean(moved)
 
-        return np.asarray(jax.grad(mean)(jnp.asarray(largest) * 1e-3))
+@partial(jax.jit, static_argnames="recursion")
+def _slopes(recursion: Recursion, norms, gain, errors):
+    def mean(errors):
+        error, bias_error = _split(recursion, errors)
+        moved, _ = recursion.perturbation(norms, gain=gain, error=error, bias_error=bias_error)
+        return jnp.mean(moved)
+
+    return jax.grad(mean)(errors)
