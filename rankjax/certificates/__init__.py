@@ -1,0 +1,1 @@
+"""Guarantees below 1: certificates of trained networks, every constant counted."""
