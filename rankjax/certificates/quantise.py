@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import jax
@@ -128,13 +127,13 @@ def rate(values: ArrayLike, /) -> Array:
     """
     values = float_array(values, name="values")
     magnitudes = jnp.abs(values)
-    at_least = [jnp.asarray(values.size, values.dtype)]
-    for level in range(1, _RATE_LEVELS + 2):
-        at_least.append(jnp.sum(jnp.clip(magnitudes - (level - 1), 0, 1)))
-    nats = sum(_coin(here - above, above) for here, above in itertools.pairwise(at_least))
-    signed = jnp.clip(magnitudes, 0, 1)
-    negative = jnp.sum(jnp.where(values < 0, signed, 0))
-    return nats + _coin(at_least[1] - negative, negative)
+    levels = jnp.arange(_RATE_LEVELS + 1, dtype=values.dtype).reshape(-1, *[1] * values.ndim)
+    above = jnp.sum(jnp.clip(magnitudes - levels, 0, 1), axis=tuple(range(1, values.ndim + 1)))
+    at_least = jnp.append(jnp.asarray(values.size, values.dtype), above[:-1])
+    negative = jnp.sum(jnp.where(values < 0, jnp.clip(magnitudes, 0, 1), 0))
+    # All coins in one call: the gamma function takes long to compile.
+    no = jnp.append(at_least - above, above[0] - negative)
+    return jnp.sum(_coin(no, jnp.append(above, negative)))
 
 
 def _coin(no: Array, yes: Array) -> Array:

@@ -39,20 +39,28 @@ def code_length(symbols: np.ndarray, /) -> float:
         30.72
     """
     symbols = integer_array(symbols)
-    ways = [_zeros_length(symbols, way) for way in range(_ways(symbols.ndim))]
-    return math.log(len(ways)) + min(ways) + _magnitudes_length(symbols)
+    lengths = [_zeros_length(symbols, way) for way in range(_ways(symbols.ndim))]
+    return math.log(len(lengths)) + min(lengths) + _magnitudes_length(symbols)
 
 
-def write_symbols(encoder: Encoder, symbols: np.ndarray, /) -> None:
-    """Write an array of integers whose shape the reader knows.
+def shortest_way(symbols: np.ndarray, /) -> int:
+    """Which coins tell the zeros in the fewest nats.
+
+    0: a single one; ``1 + a``: one for each index along axis a; ``ndim + 1``: one for each number
+    of non-zero neighbours.
+    """
+    return min(range(_ways(symbols.ndim)), key=lambda way: _zeros_length(symbols, way))
+
+
+def write_symbols(encoder: Encoder, symbols: np.ndarray, /, way: int | None = None) -> None:
+    """Write an array of integers whose shape the reader knows; ``way`` from ``shortest_way``.
 
     Raises:
         ValueError: the array does not hold integers.
     """
     symbols = integer_array(symbols)
-    ways = _ways(symbols.ndim)
-    way = min(range(ways), key=lambda way: _zeros_length(symbols, way))
-    encoder.write(way, way + 1, ways)
+    way = shortest_way(symbols) if way is None else way
+    encoder.write(way, way + 1, _ways(symbols.ndim))
     coins: dict[object, list[int]] = defaultdict(lambda: [0, 0])
     contexts = _contexts(symbols != 0, way).ravel().tolist()
     for context, symbol in zip(contexts, symbols.ravel().tolist(), strict=True):
@@ -69,8 +77,8 @@ def write_symbols(encoder: Encoder, symbols: np.ndarray, /) -> None:
             encoder.write_integer(magnitude - LEVELS - 1)
 
 
-def read_symbols(decoder: Decoder, shape: tuple[int, ...], /) -> np.ndarray:
-    """Read an array that ``write_symbols`` wrote, as int64.
+def read_symbols(decoder: Decoder, shape: tuple[int, ...], /) -> tuple[np.ndarray, int]:
+    """Read an array that ``write_symbols`` wrote, as int64, and the way it was written.
 
     Raises:
         ValueError: the data end before the array does, or hold an integer above 2^62.
@@ -94,7 +102,7 @@ def read_symbols(decoder: Decoder, shape: tuple[int, ...], /) -> np.ndarray:
                 raise ValueError("data: a symbol's magnitude is out of range")
             magnitude += rest
         symbols[index] = -magnitude if negative else magnitude
-    return symbols
+    return symbols, way
 
 
 def integer_array(symbols: np.ndarray) -> np.ndarray:
