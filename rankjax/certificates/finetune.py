@@ -64,12 +64,14 @@ class Latent:
 jax.tree_util.register_dataclass(Latent, ["exponent", "factors"], [])
 
 
+_slopes = jax.jit(jax.grad(kl_inverse, (0, 1)))
+
+
 def exchange_rate(error: float, nats: float, n: int, delta: float) -> float:
     """How much more error one nat is worth: the certificate's derivatives in both, divided."""
-    dtype = jnp.zeros(()).dtype
-    q = jnp.asarray(min(max(error, 1 / n), 0.5), dtype)
-    budget = jnp.asarray((nats + math.log(1 / delta)) / n, dtype)
-    by_error, by_budget = jax.grad(kl_inverse, (0, 1))(q, budget)
+    q = jnp.asarray(min(max(error, 1 / n), 0.5), jnp.float32)
+    budget = jnp.asarray((nats + math.log(1 / delta)) / n, jnp.float32)
+    by_error, by_budget = _slopes(q, budget)
     return float(by_budget / by_error) / n
 
 

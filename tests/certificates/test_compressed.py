@@ -267,7 +267,7 @@ def test_training_the_integers_lowers_the_certificate():
     params, (x, y) = make_params(), make_data(n=600)
     structure = describe(params)
     plain = compress(structure, params, apply=apply, x=x, y=y)
-    schedule = Schedule(epochs=25, batch_size=50)
+    schedule = Schedule(epochs=20, batch_size=50)
     with jax.numpy_dtype_promotion("standard"):  # Adam itself takes a float to an integer power
         trained = compress(structure, params, apply=apply, x=x, y=y, schedule=schedule)
         again = compress(structure, params, apply=apply, x=x, y=y, schedule=schedule)
