@@ -25,7 +25,7 @@ def initial_latents(
     if exponent is not None:
         factors = (moved / grid_step(exponent),)
         return Latent(_octaves(exponent), tuple(np.asarray(f, np.float32) for f in factors))
-    norm = np.linalg.norm(moved)
+    norm = float(np.linalg.norm(moved))
     if norm == 0:
         return Latent(_octaves(0), ())
     allowed = tolerance * norm
@@ -41,9 +41,9 @@ def initial_latents(
 
 def _ways(slot: Slot, moved: np.ndarray, allowed: float) -> Iterator[tuple[np.ndarray, ...]]:
     yield (moved,)
-    if slot.layer is None or slot.full_rank == 0:
+    if slot.full_rank == 0:
         return
-    matrix = np.asarray(slot.layer.matrix(moved), np.float64)
+    matrix = slot.to_matrix(moved)
     u, s, vt = np.linalg.svd(matrix, full_matrices=False)
     tails = np.sqrt(np.cumsum(np.sum(s**2, (0, 1))[::-1])[::-1])
     tails = np.append(tails, 0.0)  # what is lost by keeping 0, 1, ... of them

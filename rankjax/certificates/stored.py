@@ -74,8 +74,14 @@ class Slot:
         (m, n), stack = self.layer.matrix_shape, (self.layer.stacked, self.layer.parallel)
         return (*stack, m, rank), (*stack, rank, n)
 
+    def to_matrix(self, array: np.ndarray) -> np.ndarray:
+        """``Layer.matrix`` in NumPy, since JAX may not keep 64 bits."""
+        assert self.layer is not None
+        stack = (self.layer.stacked, self.layer.parallel)
+        return array.transpose(self.layer.view.order).reshape(*stack, *self.layer.matrix_shape)
+
     def from_matrix(self, matrix: np.ndarray) -> np.ndarray:
-        """``Layer.leaf`` in NumPy, since JAX may not keep 64 bits."""
+        """Undo ``to_matrix``."""
         assert self.layer is not None
         order = self.layer.view.order
         return matrix.reshape([self.shape[axis] for axis in order]).transpose(np.argsort(order))

@@ -130,6 +130,7 @@ def test_factors_of_a_kernel_make_the_kernel(tmp_path, groups):
     references = references_of(slots, None)
     value = stored.value(slots[0], references[0])
     layer = structure.spec[0]
+    np.testing.assert_array_equal(slots[0].to_matrix(value), layer.matrix(jnp.asarray(value)))
     product = jnp.asarray(stored.symbols[0] @ stored.symbols[1], jnp.float64)
     np.testing.assert_allclose(value, layer.leaf(product) * 2 ** (-5 / 8), rtol=1e-6)
     (tmp_path / "file").write_bytes(pack(slots, [stored], fingerprint(slots, references)))
@@ -270,8 +271,6 @@ def test_training_the_integers_lowers_the_certificate():
     schedule = Schedule(epochs=20, batch_size=50)
     with jax.numpy_dtype_promotion("standard"):  # Adam itself takes a float to an integer power
         trained = compress(structure, params, apply=apply, x=x, y=y, schedule=schedule)
-        again = compress(structure, params, apply=apply, x=x, y=y, schedule=schedule)
-    assert again.data == trained.data
     before = plain.certificate(apply, x, y)
     after = trained.certificate(apply, x, y)
     assert after.value < before.value - 0.15
