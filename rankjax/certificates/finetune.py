@@ -30,6 +30,9 @@ class Schedule:
         learning_rate: peak of Adam's one-cycle schedule, in steps of the quantiser.
         rate_weight: factor of the code length's weight; at 1 it is the certificate's own exchange
             rate between errors and nats. More pays where the training still gains on the errors.
+        power: q of the loss ``(1 - softmax_y^q) / q`` (Zhang and Sabuncu 2018): 0 is cross-entropy,
+            which cares most for examples that are far from right, 1 the expected error of a label
+            drawn from the softmax, which gives them up.
         optimizer: an Optax transformation instead of that Adam.
         seed: order of the examples.
     """
@@ -38,6 +41,7 @@ class Schedule:
     batch_size: int = 250
     learning_rate: float = 0.05
     rate_weight: float = 2.0
+    power: float = 0.5
     optimizer: Any = None
     seed: int = 0
 
@@ -90,10 +94,10 @@ def finetune(
 ) -> None:
     """Train, and hand the rounded network over after every epoch.
 
-    The loss is cross-entropy of the logits times a learned temperature (which is not part of the
-    network: it changes no decision) plus a weight times ``rate``. The weight follows the
-    certificate: its exchange rate of errors and nats at the network as it is, in units of the
-    cross-entropy through the present ratio of cross-entropy to error.
+    The loss is that of ``schedule.power`` for the logits times a learned temperature (which is not
+    part of the network: it changes no decision) plus a weight times ``rate``. The weight follows
+    the certificate: its exchange rate of errors and nats at the network as it is, in units of the
+    loss through its present ratio to the error.
 
     Args:
         slots: the arrays.
@@ -109,6 +113,8 @@ def finetune(
     """
     import optax
 
+    if not 0 <= schedule.power <= 1:
+        raise ValueError(f"schedule.power must be from 0 to 1, got {schedule.power!r}")
     n, size = len(y), min(schedule.batch_size, len(y))
     per_epoch = n // size
     steps = per_epoch * schedule.epochs
@@ -128,25 +134,28 @@ def finetune(
         ]
         logits = apply(arrays, batch_x)
         logits = logits * jnp.exp(temperature).astype(logits.dtype)
-        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, batch_y).mean()
+        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, batch_y)
+        if schedule.power:
+            entropy = -jnp.expm1(-schedule.power * entropy) / schedule.power
+        cost = entropy.mean()
         nats = sum(
             (rate(f) for latent in latents for f in latent.factors), jnp.zeros((), jnp.float32)
         )
-        return entropy + weight.astype(entropy.dtype) * nats.astype(entropy.dtype), entropy
+        return cost + weight.astype(cost.dtype) * nats.astype(cost.dtype), cost
 
     @partial(jax.jit, donate_argnums=(0, 1))
     def epoch(trained, state, x, y, order, weights):
         def step(carry, item):
             trained, state = carry
             index, weight = item
-            gradient, entropy = jax.grad(loss, has_aux=True)(
+            gradient, cost = jax.grad(loss, has_aux=True)(
                 trained, jax.tree.map(lambda a: a[index], x), y[index], weight
             )
             updates, state = optimizer.update(gradient, state, trained)
-            return (optax.apply_updates(trained, updates), state), entropy
+            return (optax.apply_updates(trained, updates), state), cost
 
-        (trained, state), entropies = jax.lax.scan(step, (trained, state), (order, weights))
-        return trained, state, jnp.mean(entropies)
+        (trained, state), costs = jax.lax.scan(step, (trained, state), (order, weights))
+        return trained, state, jnp.mean(costs)
 
     rng = np.random.default_rng(schedule.seed)
     trained = jax.tree.map(jnp.asarray, (latents, np.zeros((), np.float32)))
@@ -157,10 +166,10 @@ def finetune(
         order = rng.permutation(n)[: per_epoch * size].reshape(per_epoch, size)
         done = (number * per_epoch + np.arange(per_epoch)) / steps
         weights = (weight * np.minimum(done / _RAMP, 1)).astype(np.float32)
-        trained, state, entropy = epoch(trained, state, x_device, y_device, order, weights)
+        trained, state, cost = epoch(trained, state, x_device, y_device, order, weights)
         rounded = [latent.stored(slot) for latent, slot in zip(trained[0], slots, strict=True)]
         error, nats = consider(rounded)
-        per_error = float(entropy) / max(error, 1 / n)
+        per_error = float(cost) / max(error, 1 / n)
         weight = schedule.rate_weight * per_error * exchange_rate(error, nats, n, delta)
 
 

@@ -305,6 +305,12 @@ def test_bad_arguments_are_refused(arguments, message):
         compress(describe(params), params, **arguments)
 
 
+def test_bad_schedules_are_refused():
+    params, (x, y) = make_params(), make_data()
+    with pytest.raises(ValueError, match=r"schedule.power must be from 0 to 1, got 2"):
+        compress(describe(params), params, apply=apply, x=x, y=y, schedule=Schedule(power=2))
+
+
 def test_bad_arrays_are_refused(network):
     params = make_params()
     structure = describe(params)
