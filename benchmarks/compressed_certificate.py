@@ -28,8 +28,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankjax.certificates.compressed import CompressedNetwork, compress, count_errors
-from rankjax.certificates.finetune import Schedule
+from rankjax.certificates import CompressedNetwork, Schedule, compress
+from rankjax.certificates.compressed import count_errors
 from rankjax.network import describe
 from rankjax.report.datasets import load_mnist
 
