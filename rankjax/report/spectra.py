@@ -1,0 +1,221 @@
+"""Singular values of many matrices of many shapes, once: NumPy, without anything to compile.
+
+Under ``jit`` every new shape costs a compilation, and a decomposition run by XLA on CPU is no
+faster. float32 and narrower weights: eigenvalues of the float64 Gram matrix, which resolve
+``sigma_i`` down to 1e-8 ``sigma_1``, below what float32 entries themselves resolve. float64
+weights: an SVD.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from rankjax.matrix import spectrum
+
+_BLOCK = 2**22  # entries that are copied to float64 at a time
+_FEWEST_POINTS = 8  # of a fit
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Singular values of one matrix (or of its difference from a reference), in float64.
+
+    Attributes:
+        sigma: descending.
+        noise: what rounding of the stored entries can add to a singular value of a difference, at
+            most: ``eps / 2 (|A|_F + |M|_F)``, by Weyl's inequality; 0 without a reference.
+        reference_norm: ``|M|_F``, ``None`` without a reference.
+    """
+
+    sigma: np.ndarray
+    noise: float = 0.0
+    reference_norm: float | None = None
+
+
+def spectrum_of(a: np.ndarray, reference: np.ndarray | None = None) -> Spectrum:
+    """The spectrum of ``a``, or of ``a - reference``, both ``(out, in)`` and finite.
+
+    Raises:
+        numpy.linalg.LinAlgError: if LAPACK gives up.
+
+    Cost: ``m n k`` for the Gram matrix and ``4/3 k^3`` for its eigenvalues, ``k = min(m, n)``.
+    """
+    if a.shape[0] < a.shape[1]:
+        a, reference = a.T, None if reference is None else reference.T
+    exact = a.dtype.itemsize >= 8
+    size = a.shape[1]
+    gram = np.zeros((size, size))
+    squares = np.zeros(2)
+    blocks = []
+    for x, m in _blocks(a, reference):
+        if m is not None:
+            squares += np.vdot(x, x), np.vdot(m, m)
+            x = x - m
+        if exact:
+            blocks.append(x)
+        else:
+            gram += x.T @ x
+    if exact:
+        sigma = np.linalg.svd(np.concatenate(blocks), compute_uv=False)
+    else:
+        sigma = np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0))
+    if reference is None:
+        return Spectrum(sigma)
+    own, other = np.sqrt(squares)
+    noise = 0.5 * (_eps(a) * own + _eps(reference) * other)
+    return Spectrum(sigma, float(noise), float(other))
+
+
+def _eps(a: np.ndarray) -> float:
+    return float(ml_dtypes.finfo(a.dtype).eps)
+
+
+def _blocks(
+    a: np.ndarray, reference: np.ndarray | None
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    rows = max(1, _BLOCK // a.shape[1])
+    for start in range(0, a.shape[0], rows):
+        part = slice(start, start + rows)
+        m = None if reference is None else reference[part].astype(np.float64)
+        yield a[part].astype(np.float64), m
+
+
+def spectra_of(
+    calls: Sequence[Callable[[], Spectrum]], done: Callable[[int], None]
+) -> list[Spectrum | str]:
+    """All spectra, a core each; for one that fails the reason. ``done(i)`` after the i-th."""
+
+    def run(i: int) -> Spectrum | str:
+        try:
+            return calls[i]()
+        except np.linalg.LinAlgError as error:
+            return f"LAPACK: {error}"
+        except MemoryError:
+            return "too large for this machine's memory"
+        finally:
+            done(i)
+
+    with _one_thread_each() as workers, ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(run, range(len(calls))))
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[int]:
+    """A BLAS of one thread and as many matrices at a time as there are cores.
+
+    Threads of OpenBLAS spin while they wait for each other, which beside any other work costs more
+    than they gain; matrices need not wait for each other.
+    """
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        yield 1
+        return
+    with threadpool_limits(1, "blas"):
+        yield min(os.cpu_count() or 1, 16)
+
+
+def measures(
+    spectra: Sequence[Spectrum], sizes: Sequence[int], eps: Sequence[float], p: Sequence[float]
+) -> dict[str, np.ndarray]:
+    """Ranks and quasi-norms of all spectra in one compiled call.
+
+    Args:
+        spectra: at least one.
+        sizes: ``max(m, n)`` of each matrix.
+        eps: machine epsilon of the precision of each matrix, at most that of float32.
+        p: exponents.
+
+    Returns:
+        ``numerical, stable, effective, largest, frobenius, energy`` of shape ``(matrices,)``,
+        ``soft`` and ``schatten`` of shape ``(len(p), matrices)``, and ``kept``, the spectra padded
+        with zeros, with what counts as zero set to 0.
+    """
+    width = max(len(one.sigma) for one in spectra)
+    sigma = np.stack([np.pad(one.sigma, (0, width - len(one.sigma))) for one in spectra])
+    top = sigma[:, :1]
+    relative = np.asarray(sizes)[:, None] * np.asarray(eps)[:, None] * top
+    cutoff = np.maximum(relative, np.asarray([one.noise for one in spectra])[:, None])
+    kept = np.where(sigma > cutoff, sigma, 0)
+    # Padded with zeros all spectra are one batch, and there is one shape to compile for.
+    with jax.enable_x64(True):
+        found = {name: np.asarray(x) for name, x in _measures(sigma, kept, np.asarray(p)).items()}
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        powers = np.exp(np.log(found["soft"]) / np.asarray(p, float)[:, None])
+        found["schatten"] = np.where(found["soft"] > 0, top[:, 0] * powers, 0)
+        unit = sigma / np.where(top > 0, top, 1)
+    found["largest"] = top[:, 0]
+    found["frobenius"] = top[:, 0] * np.sqrt(np.sum(unit**2, -1))
+    found["kept"] = kept
+    return found
+
+
+@jax.jit
+def _measures(sigma, kept, p):
+    return {
+        "numerical": spectrum.numerical_rank(kept, rtol=0.0),
+        "stable": spectrum.stable_rank(sigma),
+        "effective": spectrum.effective_rank(sigma),
+        "soft": spectrum.soft_rank(kept[None], p=p[:, None], rtol=0.0),
+    }
+
+
+def energy_rank(sigma: np.ndarray, share: float) -> int:
+    """The smallest k with ``sum_{i <= k} sigma_i^2 >= share sum_i sigma_i^2``; 0 for zero.
+
+    Example:
+        >>> energy_rank(np.array([3.0, 1.0, 0.0]), 0.9)
+        1
+    """
+    if len(sigma) == 0 or sigma[0] == 0:
+        return 0
+    energy = np.cumsum((sigma / sigma[0]) ** 2)
+    # Rounding of the sum may not ask for one value more.
+    return int(np.searchsorted(energy, share * energy[-1] * (1 - 1e-12))) + 1
+
+
+def saved_parameters(out: int, in_: int, rank: int) -> int:
+    """``mn - k (m + n)``, what a factorisation of rank k saves; 0 where it saves nothing."""
+    return max(0, out * in_ - rank * (out + in_))
+
+
+def tail_exponent(sigma: np.ndarray, rank: int) -> tuple[float, float]:
+    """The exponent a of ``sigma_i ~ c i^-a`` in the tail, and the R^2 of its fit.
+
+    Least squares of ``log sigma_i`` on ``log i``, i from ``rank / 10`` to ``9 rank / 10``: neither
+    the few largest values nor the smallest, where the spectrum of any square matrix falls to 0.
+
+    Args:
+        sigma: singular values, descending.
+        rank: the numerical rank.
+
+    Returns:
+        ``(a, R^2)``; NaN for fewer than 8 values. A straight line has R^2 = 1; where it is clearly
+        lower there is no power law and the exponent means little.
+
+    Example:
+        >>> a, fit = tail_exponent(1 / np.arange(1, 101) ** 0.7, 100)
+        >>> round(a, 6), round(fit, 6)
+        (0.7, 1.0)
+    """
+    first, last = max(1, math.ceil(rank / 10)), rank * 9 // 10
+    if last - first + 1 < _FEWEST_POINTS:
+        return math.nan, math.nan
+    x = np.log(np.arange(first, last + 1))
+    y = np.log(sigma[first - 1 : last])
+    x, y = x - x.mean(), y - y.mean()
+    slope = (x @ y) / (x @ x)
+    spread = y @ y
+    # A constant spectrum lies on a straight line, too.
+    left = np.sum((y - slope * x) ** 2)
+    fit = 1 - left / spread if spread > 1e-24 * len(y) else 1.0
+    return float(-slope) + 0.0, float(fit)
