@@ -20,8 +20,8 @@ NOTES = (
     "Numerical rank: singular values above max(out, in) * machine epsilon of float32 (of float64 "
     "for float64 weights) times the largest; of a difference also above what rounding of the "
     "stored entries can make.",
-    "Tail exponent a: least squares of log sigma_i on log i, i from rank/10 to 9 rank/10; where "
-    "its R^2 is clearly below 1 the tail is no power law.",
+    "Tail exponent a: least squares of log sigma_i on log i, i from rank/10 to rank/2; where its "
+    "R^2 is clearly below 1 the tail is no power law.",
     "Saved at 90 or 99 %: parameters that a factorisation saves which keeps that share of the "
     "squared Frobenius norm; it says nothing of the accuracy of the network.",
 )
@@ -135,7 +135,9 @@ class Analysis:
             "spectral_norm": row.spectral_norm,
             "frobenius_norm": row.frobenius_norm,
         }
-        record |= {f"schatten_norm_p{p:g}": x for p, x in zip(self.p, row.schatten_norm, strict=True)}
+        record |= {
+            f"schatten_norm_p{p:g}": x for p, x in zip(self.p, row.schatten_norm, strict=True)
+        }
         record |= {
             "numerical_rank": row.numerical_rank,
             "stable_rank": row.stable_rank,

@@ -95,7 +95,8 @@ def cells(analysis: Analysis, row: Row) -> list[str]:
     """The numbers of a row, in the order of ``headings``."""
     out, in_ = row.shape
     found = [
-        f"{out} x {in_}", *map(_number, (row.spectral_norm, row.frobenius_norm, *row.schatten_norm)),
+        f"{out} x {in_}",
+        *map(_number, (row.spectral_norm, row.frobenius_norm, *row.schatten_norm)),
         str(row.numerical_rank),
         *map(_number, (row.stable_rank, row.effective_rank, *row.soft_rank)),
         _number(row.tail_exponent), _number(row.tail_fit),

@@ -122,7 +122,9 @@ class _Matrix:
 def _checkpoint(params: Any) -> Checkpoint:
     if isinstance(params, Checkpoint):
         return params
-    return load(params) if isinstance(params, str | Path) else Checkpoint("parameters", "tree", params)
+    return (
+        load(params) if isinstance(params, str | Path) else Checkpoint("parameters", "tree", params)
+    )
 
 
 def _arrays(checkpoint: Checkpoint) -> dict[str, np.ndarray]:

@@ -36,12 +36,19 @@ def html_report(analysis: Analysis, table: Table | None = None) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>\n{style}</style></head>\n<body><main>"
-        f"<h1>{title}</h1>\n" + "\n".join(sections) + "\n</main></body></html>\n"
+        f"<h1>Weights of {_path(analysis.source)}</h1>\n"
+        + "\n".join(sections)
+        + "\n</main></body></html>\n"
     )
 
 
 def _text(value: str) -> str:
     return escape(shown(value))
+
+
+def _path(value: str) -> str:
+    """A path that may be broken after its separators."""
+    return _text(value).replace(".", ".<wbr>").replace("/", "/<wbr>").replace("_", "_<wbr>")
 
 
 def _summary(analysis: Analysis) -> str:
@@ -73,7 +80,7 @@ def _summary(analysis: Analysis) -> str:
 def _rows(analysis: Analysis) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in ("path", *headings(analysis)))
     body = "".join(
-        f"<tr><th>{_text(row.path)}</th>"
+        f"<tr><th>{_path(row.path)}</th>"
         + "".join(f"<td>{escape(cell)}</td>" for cell in cells(analysis, row))
         + "</tr>"
         for row in analysis.rows
@@ -99,7 +106,7 @@ def _ranks(analysis: Analysis) -> str:
 
 def _spectra(analysis: Analysis) -> str:
     panels = "".join(
-        f"<figure>{pictures.spectrum_panel(row)}<figcaption>{_text(row.path)}"
+        f"<figure>{pictures.spectrum_panel(row)}<figcaption>{_path(row.path)}"
         f"<small>{row.shape[0]} x {row.shape[1]}</small></figcaption></figure>"
         for row in analysis.rows[:_MOST_PANELS]
     )

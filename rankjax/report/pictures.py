@@ -10,6 +10,7 @@ from typing import Any
 from rankjax.bounds import Table
 from rankjax.report.analysis import Analysis, Row
 from rankjax.report.checkpoints import shown
+from rankjax.report.spectra import tail_range
 from rankjax.report.svg import Plot, Scale, thinned
 
 PALETTE = (
@@ -33,7 +34,7 @@ def spectrum_panel(row: Row) -> str:
     plot = _spectrum_axes(row.path, len(row.singular_values), 230, 165, left=38)
     plot.line(_unit(row), _ACCENT, title=shown(row.path), width=1.8)
     if math.isfinite(row.tail_exponent):
-        first, last = max(1, math.ceil(row.numerical_rank / 10)), row.numerical_rank * 9 // 10
+        first, last = tail_range(row.numerical_rank)
         # The line of least squares goes through the mean of the logarithms.
         logs = [math.log(row.singular_values[i - 1]) for i in range(first, last + 1)]
         middle = sum(map(math.log, range(first, last + 1))) / len(logs)
@@ -72,7 +73,7 @@ def _spectrum_axes(title: str, length: int, width: int, height: int, *, left: in
         width,
         height,
         "index i",
-        "σ_i / σ_1",
+        "σ_i / σ_1",  # noqa: RUF001
     )
 
 
@@ -118,7 +119,9 @@ def rank_pictures(analysis: Analysis) -> list[tuple[str, str]]:
             Scale(low, high, 190, 22),
             460, 225, "matrix, in the order of the table", name,
         )  # fmt: skip
-        for (role, members), colour in zip(roles(analysis).items(), _colours(analysis), strict=True):
+        for (role, members), colour in zip(
+            roles(analysis).items(), _colours(analysis), strict=True
+        ):
             points = [(i + 1.0, values[i]) for i in members if values[i] > 0]
             plot.line(points, colour, title=shown(role), dots=len(values) <= 120)
         drawn.append((name, plot.text()))
@@ -147,7 +150,9 @@ def _legend(entries: list[tuple[str, str]]) -> str:
 
 def bound_bars(table: Table) -> str:
     """Every bound as a bar of its logarithm; dominant terms and explicit bounds apart."""
-    rows: list[dict[str, Any]] = [row for row in table.sorted().rows() if math.isfinite(row["log10"])]
+    rows: list[dict[str, Any]] = [
+        row for row in table.sorted().rows() if math.isfinite(row["log10"])
+    ]
     if not rows:
         return "<p>No bound is finite.</p>"
     rows.sort(key=lambda row: (row["kind"], row["log10"]))

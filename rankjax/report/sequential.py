@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -64,7 +65,7 @@ def sequential(words: str, structure: Structure, params: Any) -> Sequential:
             f"sequential: got {names.count('dense')} times 'dense' for {len(matrices)} matrices: "
             f"{[layer.path for layer in matrices]}"
         )
-    for before, after in zip(matrices, matrices[1:], strict=False):
+    for before, after in pairwise(matrices):
         if before.matrix_shape[0] != after.matrix_shape[1]:
             raise ValueError(
                 f"sequential: {before.path} has {before.matrix_shape[0]} outputs, "

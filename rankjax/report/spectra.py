@@ -188,11 +188,19 @@ def saved_parameters(out: int, in_: int, rank: int) -> int:
     return max(0, out * in_ - rank * (out + in_))
 
 
+def tail_range(rank: int) -> tuple[int, int]:
+    """Indices (from 1) of the tail: from a tenth to a half of the numerical rank.
+
+    Not the few largest singular values, and not the smaller half, where the spectrum of any square
+    matrix of noise bends down to 0.
+    """
+    return max(1, math.ceil(rank / 10)), rank // 2
+
+
 def tail_exponent(sigma: np.ndarray, rank: int) -> tuple[float, float]:
     """The exponent a of ``sigma_i ~ c i^-a`` in the tail, and the R^2 of its fit.
 
-    Least squares of ``log sigma_i`` on ``log i``, i from ``rank / 10`` to ``9 rank / 10``: neither
-    the few largest values nor the smallest, where the spectrum of any square matrix falls to 0.
+    Least squares of ``log sigma_i`` on ``log i`` over ``tail_range``.
 
     Args:
         sigma: singular values, descending.
@@ -207,7 +215,7 @@ def tail_exponent(sigma: np.ndarray, rank: int) -> tuple[float, float]:
         >>> round(a, 6), round(fit, 6)
         (0.7, 1.0)
     """
-    first, last = max(1, math.ceil(rank / 10)), rank * 9 // 10
+    first, last = tail_range(rank)
     if last - first + 1 < _FEWEST_POINTS:
         return math.nan, math.nan
     x = np.log(np.arange(first, last + 1))

@@ -29,6 +29,7 @@ class Scale:
     log: bool = True
 
     def __call__(self, value: float) -> float:
+        """The pixel of a value; of one that is outside, the nearest edge."""
         low, high = self.low, self.high
         value = min(max(value, low), high)
         if self.log:
@@ -37,7 +38,7 @@ class Scale:
         return self.start + share * (self.stop - self.start)
 
     def ticks(self) -> list[float]:
-        """Round numbers: powers of ten, with 2 and 5 where there would be fewer than three."""
+        """Round numbers: powers of ten; what lies between them where there would be few."""
         if not self.log:
             return linear_ticks(self.low, self.high)
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
@@ -47,6 +48,8 @@ class Scale:
             inside = [t for t in inside if self.low * 0.999 <= t <= self.high * 1.001]
             if len(inside) >= 3:
                 break
+        else:
+            return linear_ticks(self.low, self.high)
         return inside[:: max(1, len(inside) // 6)]
 
 

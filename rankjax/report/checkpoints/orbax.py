@@ -120,7 +120,9 @@ def _keys(entry: Any, root: Path) -> tuple[tuple[str, ...], Any]:
         keys, kind = (), None
     # A key is part of a file's path in one of the two formats.
     if not keys or not all(isinstance(k, str) and k and ".." not in k for k in keys):
-        raise CheckpointError(f"{root / _METADATA}: {shown(repr(entry))} is no description of a leaf")
+        raise CheckpointError(
+            f"{root / _METADATA}: {shown(repr(entry))} is no description of a leaf"
+        )
     if keys[0].startswith("/") or any("\0" in key for key in keys):
         raise CheckpointError(f"{root / _METADATA}: got the key {shown(keys[0])!r}")
     return keys, kind

@@ -126,9 +126,9 @@ def _check_spans(spans: list[tuple[int, int, str]], size: int, path: Path) -> No
     place = 0
     for begin, end, name in sorted(spans):
         if begin != place:
+            wrong = "overlap" if begin < place else "leave a hole"
             raise CheckpointError(
-                f"{path}, {shown(name)!r}: its data {'overlap' if begin < place else 'leave a hole'}"
-                f" at byte {min(begin, place)}"
+                f"{path}, {shown(name)!r}: its data {wrong} at byte {min(begin, place)}"
             )
         place = end
     if place != size:
