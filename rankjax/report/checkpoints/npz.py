@@ -92,5 +92,8 @@ def _array_header(file: IO[bytes], what: str) -> tuple[tuple[int, ...], bool, np
         raise CheckpointError(f"{what}: format {version} of its header is not read")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about headers of Python 2
-        shape, fortran, dtype = _HEADERS[version](file)
+        try:
+            shape, fortran, dtype = _HEADERS[version](file)
+        except Exception as error:  # of the parser of Python, which NumPy uses: of many kinds
+            raise CheckpointError(f"{what}: damaged header: {shown(str(error))}") from None
     return checked_shape(shape, what), fortran, dtype
