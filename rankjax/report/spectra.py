@@ -165,7 +165,7 @@ def _measures(sigma, kept, p):
         "numerical": spectrum.numerical_rank(kept, rtol=0.0),
         "stable": spectrum.stable_rank(sigma),
         "effective": spectrum.effective_rank(sigma),
-        "soft": spectrum.soft_rank(kept[None], p=p[:, None], rtol=0.0),
+        "soft": jax.vmap(lambda p: spectrum.soft_rank(kept, p=p, rtol=0.0))(p),
     }
 
 

@@ -55,7 +55,7 @@ def read_orbax(root: Path) -> tuple[dict[str, Any], list[LeftOut]]:
     try:
         import tensorstore
     except ImportError as error:
-        raise CheckpointError(f"{root}: {error}; pip install tensorstore") from None
+        raise CheckpointError(f"{root}: {error}; pip install 'rankjax[orbax]'") from None
     metadata = _metadata(root)
     stores: dict[tuple[str, ...], Any] = {}
     unread: list[LeftOut] = []
