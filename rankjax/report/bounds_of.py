@@ -63,7 +63,7 @@ def read_data(path: Path) -> tuple[np.ndarray, np.ndarray]:
             f"{path}: y has shape {y.shape} of {y.dtype.name}, must be {len(x)} integers (and at "
             "least one), like x"
         )
-    return x.astype(np.float32), y.astype(np.int32)
+    return x.astype(np.float32), y.astype(np.int64)
 
 
 def read_network(

@@ -129,7 +129,7 @@ def _bounds(table: Table) -> str:
     body = ""
     for row in table.sorted().rows():
         row |= {"value": f"{row['value']:.3g}", "log10": f"{row['log10']:.2f}"}
-        first, *others = (escape(str(row[name])) for name in columns)
+        first, *others = (_text(str(row[name])) for name in columns)
         body += f"<tr><th>{first}</th>" + "".join(f"<td>{cell}</td>" for cell in others) + "</tr>"
     left_out = "".join(f"<li>{_text(name)}: {_text(why)}</li>" for name, why in table.left_out)
     return (

@@ -68,8 +68,9 @@ def short(value: float) -> str:
     """A label of a tick."""
     if value != 0 and not 1e-3 < abs(value) < 1e5:
         exponent = math.floor(math.log10(abs(value)) + 1e-9)
-        lead = value / 10**exponent
-        return f"{'' if abs(lead - 1) < 1e-6 else f'{lead:.0f}·'}10{_superscript(exponent)}"
+        lead = f"{value / 10**exponent:.0f}·"
+        lead = {"1·": "", "-1·": "-"}.get(lead, lead)
+        return f"{lead}10{_superscript(exponent)}"
     return f"{value:g}"
 
 
