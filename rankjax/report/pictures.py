@@ -173,10 +173,11 @@ def bound_bars(table: Table) -> str:
         top = 8 + 24 * i
         left, right = sorted((scale(0), scale(row["log10"])))
         colour = "#c77f1a" if row["kind"] == "dominant" else "#3c8d53"
+        name, source = escape(shown(row["bound"], 40)), escape(shown(row["source"]))
         parts.append(
-            f'<text x="232" y="{top + 13}" text-anchor="end">{escape(shown(row["bound"], 40))}</text>'
+            f'<text x="232" y="{top + 13}" text-anchor="end">{name}</text>'
             f'<rect x="{left:.1f}" y="{top}" width="{max(right - left, 1):.1f}" height="16" '
-            f'fill="{colour}"><title>{escape(shown(row["source"]))}</title></rect>'
+            f'fill="{colour}"><title>{source}</title></rect>'
             f'<text x="{right + 6:.1f}" y="{top + 13}">{row["value"]:.2g}</text>'
         )
     parts.append(
