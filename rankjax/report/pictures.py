@@ -115,7 +115,7 @@ def rank_pictures(analysis: Analysis) -> list[tuple[str, str]]:
         low, high = min(low / 1.1, middle / 1.5), max(high * 1.1, middle * 1.5)
         plot = Plot(
             f"{name} of every matrix in order",
-            Scale(0.5, len(values) + 0.5, 44, 450, log=False),
+            Scale(0.5, len(values) + 0.5, 44, 450, log=False, whole=True),
             Scale(low, high, 190, 22),
             460, 225, "matrix, in the order of the table", name,
         )  # fmt: skip

@@ -20,6 +20,7 @@ class Scale:
         start: pixel.
         stop: pixel.
         log: by the logarithm.
+        whole: labels are whole numbers.
     """
 
     low: float
@@ -27,6 +28,7 @@ class Scale:
     start: float
     stop: float
     log: bool = True
+    whole: bool = False
 
     def __call__(self, value: float) -> float:
         """The pixel of a value; of one that is outside, the nearest edge."""
@@ -40,7 +42,8 @@ class Scale:
     def ticks(self) -> list[float]:
         """Round numbers: powers of ten; what lies between them where there would be few."""
         if not self.log:
-            return linear_ticks(self.low, self.high)
+            found = linear_ticks(self.low, self.high)
+            return [t for t in found if t == round(t)] if self.whole else found
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
         inside = []
         for steps in ((1,), (1, 3), (1, 2, 5)):
