@@ -108,8 +108,10 @@ def main() -> None:
             f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python "
             f"{platform.python_version()}, medians of {options.repeats} processes (spread)\n"
         )
-        print("| matrices | command, whole process (s) | analyze() here (s) | analyze() of the peer "
-              "(s) | its whole process (s) | ratio of analyze() | of the command |")  # fmt: skip
+        print(
+            "| matrices | command, whole process (s) | analyze() here (s) | analyze() of the "
+            "peer (s) | its whole process (s) | ratio of analyze() | of the command |"
+        )
         print("|--:|--:|--:|--:|--:|--:|--:|")
         for flag in ("0", "1"):
             ours = medians(sys.executable, OURS, [path, flag], options.repeats)

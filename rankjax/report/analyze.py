@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -186,45 +187,35 @@ def _rows(
 
     calls = [partial(spectrum_of, matrices[i].matrix, matrices[i].reference) for i in order]
     found = dict(zip(order, spectra_of(calls, done), strict=True))
-    failed, kept, spectra = [], [], []
+    rows, failed = [], []
     for i, one in enumerate(matrices):
         result = found[i]
         if isinstance(result, Spectrum):
-            kept.append(one)
-            spectra.append(result)
+            rows.append(_row(one, result, p))
         else:
             failed.append(LeftOut(one.path, one.leaf, result))
-    if not kept:
-        return [], failed
-    eps = [float(np.finfo(np.float64 if a.dtype.itemsize == 8 else np.float32).eps) for a in kept]
-    numbers = measures(spectra, [max(a.matrix.shape) for a in kept], eps, p)
-    rows = [_row(i, one, spectra[i], numbers) for i, one in enumerate(kept)]
     return rows, failed
 
 
-def _row(i: int, one: _Matrix, spectrum: Spectrum, numbers: dict[str, np.ndarray]) -> Row:
+def _row(one: _Matrix, spectrum: Spectrum, p: tuple[float, ...]) -> Row:
     out, in_ = one.matrix.shape
-    rank = int(numbers["numerical"][i])
-    frobenius = float(numbers["frobenius"][i])
+    eps = float(np.finfo(np.float64 if one.dtype.itemsize == 8 else np.float32).eps)
+    found = measures(spectrum, max(out, in_), eps, p)
     ranks = tuple(energy_rank(spectrum.sigma, share / 100) for share in SHARES)
-    exponent, fit = tail_exponent(spectrum.sigma, rank)
-    norm = spectrum.reference_norm
+    exponent, fit = tail_exponent(spectrum.sigma, found.numerical_rank)
+    norm, change = spectrum.reference_norm, found.frobenius_norm
+    if norm is not None:
+        change = change / norm if norm else math.inf if change else 0.0
     return Row(
         path=one.path,
         leaf=one.leaf,
         shape=(out, in_),
         dtype=one.dtype.name,
-        spectral_norm=float(numbers["largest"][i]),
-        frobenius_norm=frobenius,
-        schatten_norm=tuple(float(x) for x in numbers["schatten"][:, i]),
-        numerical_rank=rank,
-        stable_rank=float(numbers["stable"][i]),
-        effective_rank=float(numbers["effective"][i]),
-        soft_rank=tuple(float(x) for x in numbers["soft"][:, i]),
+        **vars(found),
         tail_exponent=exponent,
         tail_fit=fit,
         rank_at=ranks,
         saved_at=tuple(saved_parameters(out, in_, rank) for rank in ranks),
-        relative_change=None if norm is None else frobenius / norm if norm else float("inf"),
+        relative_change=None if norm is None else change,
         singular_values=spectrum.sigma,
     )

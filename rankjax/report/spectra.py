@@ -15,11 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import jax
 import ml_dtypes
 import numpy as np
-
-from rankjax.matrix import spectrum
 
 _BLOCK = 2**22  # entries that are copied to float64 at a time
 _FEWEST_POINTS = 8  # of a fit
@@ -124,49 +121,52 @@ def _one_thread_each() -> Iterator[int]:
         yield min(os.cpu_count() or 1, 16)
 
 
-def measures(
-    spectra: Sequence[Spectrum], sizes: Sequence[int], eps: Sequence[float], p: Sequence[float]
-) -> dict[str, np.ndarray]:
-    """Ranks and quasi-norms of all spectra in one compiled call.
+@dataclass(frozen=True)
+class Measures:
+    """Norms and ranks of one spectrum; tuples run over the exponents p."""
+
+    spectral_norm: float
+    frobenius_norm: float
+    schatten_norm: tuple[float, ...]
+    numerical_rank: int
+    stable_rank: float
+    effective_rank: float
+    soft_rank: tuple[float, ...]
+
+
+def measures(one: Spectrum, size: int, eps: float, p: Sequence[float]) -> Measures:
+    """The norms and ranks of ``rankjax.matrix``, in NumPy: there is nothing to compile.
 
     Args:
-        spectra: at least one.
-        sizes: ``max(m, n)`` of each matrix.
-        eps: machine epsilon of the precision of each matrix, at most that of float32.
-        p: exponents.
-
-    Returns:
-        ``numerical, stable, effective, largest, frobenius, energy`` of shape ``(matrices,)``,
-        ``soft`` and ``schatten`` of shape ``(len(p), matrices)``, and ``kept``, the spectra padded
-        with zeros, with what counts as zero set to 0.
+        one: singular values.
+        size: ``max(m, n)`` of the matrix.
+        eps: machine epsilon of its precision, at most that of float32.
+        p: exponents > 0.
     """
-    width = max(len(one.sigma) for one in spectra)
-    sigma = np.stack([np.pad(one.sigma, (0, width - len(one.sigma))) for one in spectra])
-    top = sigma[:, :1]
-    relative = np.asarray(sizes)[:, None] * np.asarray(eps)[:, None] * top
-    cutoff = np.maximum(relative, np.asarray([one.noise for one in spectra])[:, None])
-    kept = np.where(sigma > cutoff, sigma, 0)
-    # Padded with zeros all spectra are one batch, and there is one shape to compile for.
-    with jax.enable_x64(True):
-        found = {name: np.asarray(x) for name, x in _measures(sigma, kept, np.asarray(p)).items()}
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        powers = np.exp(np.log(found["soft"]) / np.asarray(p, float)[:, None])
-        found["schatten"] = np.where(found["soft"] > 0, top[:, 0] * powers, 0)
-        unit = sigma / np.where(top > 0, top, 1)
-    found["largest"] = top[:, 0]
-    found["frobenius"] = top[:, 0] * np.sqrt(np.sum(unit**2, -1))
-    found["kept"] = kept
-    return found
-
-
-@jax.jit
-def _measures(sigma, kept, p):
-    return {
-        "numerical": spectrum.numerical_rank(kept, rtol=0.0),
-        "stable": spectrum.stable_rank(sigma),
-        "effective": spectrum.effective_rank(sigma),
-        "soft": jax.vmap(lambda p: spectrum.soft_rank(kept, p=p, rtol=0.0))(p),
-    }
+    sigma = one.sigma
+    top = float(sigma[0])
+    kept = sigma[sigma > max(size * eps * top, one.noise)]
+    if top == 0:
+        zeros = (0.0,) * len(p)
+        return Measures(0.0, 0.0, zeros, 0, 0.0, 0.0, zeros)
+    unit = sigma / top
+    stable = float(np.sum(unit**2))
+    share = unit[unit > 0] / np.sum(unit)
+    # At the scale of sigma_1: powers of single values neither overflow nor vanish.
+    soft = [float(np.sum((kept / top) ** x)) for x in p]
+    with np.errstate(over="ignore"):
+        roots = [
+            top * float(np.exp(np.log(s) / x)) if s else 0.0 for s, x in zip(soft, p, strict=True)
+        ]
+    return Measures(
+        spectral_norm=top,
+        frobenius_norm=top * math.sqrt(stable),
+        schatten_norm=tuple(roots),
+        numerical_rank=len(kept),
+        stable_rank=stable,
+        effective_rank=float(np.exp(-np.sum(share * np.log(share)))),
+        soft_rank=tuple(soft),
+    )
 
 
 def energy_rank(sigma: np.ndarray, share: float) -> int:

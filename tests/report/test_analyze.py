@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 from rich.console import Console
 
+import rankjax
 from rankjax.network import describe
 from rankjax.report.analyze import analyze
 from rankjax.report.layout import matrices_by_name
@@ -26,7 +27,9 @@ def with_spectrum(m, n, sigma, dtype, seed=0):
     return (u[:, :k] * np.asarray(sigma)) @ v[:, :k].T.astype(dtype)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn]
+)
 @pytest.mark.parametrize("shape", [(40, 30), (30, 40), (1, 7), (7, 1), (1, 1), (33, 33)])
 def test_numbers(dtype, shape):
     a = np.random.default_rng(1).standard_normal(shape).astype(dtype)
@@ -62,6 +65,20 @@ def test_rank_and_power_of_a_low_rank_matrix_do_not_count_rounding(dtype):
     assert row.rank_at == (2, 3)
     assert row.saved_at == (2400 - 200, 2400 - 300)
     assert math.isnan(row.tail_exponent)
+
+
+def test_the_definitions_are_those_of_the_matrix_functions():
+    rng = np.random.default_rng(0)
+    for a in (rng.standard_normal((30, 20)), with_spectrum(30, 20, [3.0, 1.0, 1e-3], float)):
+        row = analyze({"weight": a}, p=[0.2, 1.5]).rows[0]
+        assert row.spectral_norm == pytest.approx(float(rankjax.spectral_norm(a)))
+        assert row.frobenius_norm == pytest.approx(float(rankjax.frobenius_norm(a)))
+        assert row.numerical_rank == rankjax.numerical_rank(a)
+        assert row.stable_rank == pytest.approx(float(rankjax.stable_rank(a)))
+        assert row.effective_rank == pytest.approx(float(rankjax.effective_rank(a)))
+        for p, norm, soft in zip([0.2, 1.5], row.schatten_norm, row.soft_rank, strict=True):
+            assert norm == pytest.approx(float(rankjax.schatten_norm(a, p=p)))
+            assert soft == pytest.approx(float(rankjax.soft_rank(a, p=p)))
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
@@ -121,6 +138,9 @@ def test_a_difference_has_the_rank_of_the_change_not_of_the_rounding(dtype):
     }
     same = analyze({"l.weight": after}, reference={"l.weight": after}).rows[0]
     assert (same.numerical_rank, same.spectral_norm, same.relative_change) == (0, 0, 0)
+    zero = np.zeros_like(after)
+    assert analyze({"w": zero}, reference={"w": zero}).rows[0].relative_change == 0
+    assert analyze({"w": after}, reference={"w": zero}).rows[0].relative_change == math.inf
 
 
 def test_what_is_not_finite_is_named_and_the_rest_measured():
