@@ -14,7 +14,7 @@ from rankjax.report.spectra import tail_range
 from rankjax.report.svg import Plot, Scale, thinned
 
 PALETTE = (
-    "#0b6e99", "#d1495b", "#3c8d53", "#8a5fbf", "#c77f1a", "#4a5a6a", "#b0508f", "#7a8b2a",
+    "#0b6e99", "#d1495b", "#3c8d53", "#8a5fbf", "#c77f1a", "#4a5a6a", "#7a8b2a", "#b0508f",
 )  # fmt: skip
 _LEAST = 1e-4  # of the largest singular value: where the spectra are cut
 _GREY, _ACCENT, _FIT = "#9aa3ad", "#0b6e99", "#d1495b"

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import shutil
 import struct
@@ -298,6 +299,16 @@ def test_an_orbax_bomb(saved, tmp_path):
     described = json.loads(array.read_text())
     array.write_text(json.dumps({**described, "shape": [10**6, 10**6], "chunks": [10**6, 10**6]}))
     refused(tmp_path / "o", "refused|damaged")
+
+
+def test_pipes_are_not_waited_for(saved, tmp_path):
+    os.mkfifo(tmp_path / "w.safetensors")
+    refused(tmp_path / "w.safetensors", "neither a file nor a folder")
+    refused(tmp_path, "holds no checkpoint")
+    shutil.copytree(saved / "ocdbt", tmp_path / "o")
+    (tmp_path / "o" / "manifest.ocdbt").unlink()
+    os.mkfifo(tmp_path / "o" / "manifest.ocdbt")
+    refused(tmp_path / "o", "neither a file nor a folder")
 
 
 def test_what_is_no_checkpoint(tmp_path):

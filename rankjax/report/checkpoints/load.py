@@ -74,8 +74,8 @@ def _folder(path: Path) -> Checkpoint:
     if root is not None:
         tree, unread = read_orbax(root)
         return Checkpoint(str(root), "Orbax", tree, tuple(unread))
-    indices = sorted(path.glob("*.safetensors.index.json"))
-    files = sorted(path.glob("*.safetensors"))
+    indices = _files(path, "*.safetensors.index.json")
+    files = _files(path, "*.safetensors")
     if len(indices) == 1:
         arrays, unread = read_sharded(indices[0])
         return Checkpoint(str(path), "safetensors, sharded", arrays, tuple(unread))
@@ -87,6 +87,11 @@ def _folder(path: Path) -> Checkpoint:
         if found
         else f"{shown(str(path))} holds no checkpoint. Read are: {_READ}"
     )
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    # A pipe of such a name would be waited for, for ever.
+    return sorted(path for path in folder.glob(pattern) if path.is_file())
 
 
 def _file(path: Path) -> Checkpoint:

@@ -56,6 +56,7 @@ def read_orbax(root: Path) -> tuple[dict[str, Any], list[LeftOut]]:
         import tensorstore
     except ImportError as error:
         raise CheckpointError(f"{root}: {error}; pip install 'rankjax[orbax]'") from None
+    stored = _stored_bytes(root)
     metadata = _metadata(root)
     stores: dict[tuple[str, ...], Any] = {}
     unread: list[LeftOut] = []
@@ -83,8 +84,7 @@ def read_orbax(root: Path) -> tuple[dict[str, Any], list[LeftOut]]:
         unpacked += number_of_bytes(shape, dtype)
         stores[keys] = store
     # Sizes are known before anything is allocated.
-    check_expansion(unpacked, sum(f.stat().st_size for f in root.rglob("*") if f.is_file()),
-                    str(root))  # fmt: skip
+    check_expansion(unpacked, stored, str(root))
     tree: dict[str, Any] = {}
     for keys, store in stores.items():
         try:
@@ -93,6 +93,16 @@ def read_orbax(root: Path) -> tuple[dict[str, Any], list[LeftOut]]:
             raise _damaged(f"{root}, {shown('/'.join(keys))!r}", error) from None
         _put(tree, keys, array, root)
     return tree, unread
+
+
+def _stored_bytes(root: Path) -> int:
+    total = 0
+    for path in root.rglob("*"):
+        if path.is_file():
+            total += path.stat().st_size
+        elif not path.is_dir():  # a pipe would be waited for, for ever
+            raise CheckpointError(f"{shown(str(path))} is neither a file nor a folder")
+    return total
 
 
 def _damaged(what: str, error: Exception) -> CheckpointError:
