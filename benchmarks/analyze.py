@@ -6,7 +6,8 @@ The peer runs in an environment of its own, which is made in a temporary folder 
 or in the one of ``--peer-python``. Both get the same matrices, without and with the tables of
 embeddings; the peer as bias-free ``torch.nn.Linear``. Timed are: the whole process of the command
 line, imports included; ``analyze()`` of each library, with the reading of the file here and without
-it there. Largest singular values and stable ranks of both are compared.
+it there. Every process starts with as many BLAS threads as it likes, so measure on an idle machine.
+Largest singular values and stable ranks of both are compared.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ from rankjax.report.models import minilm
 PEER = "weightwatcher==0.7.7"
 # What weightwatcher needs without saying so, and what torch needs on a CPU.
 PACKAGES = (PEER, "torch", "setuptools")
+
+ENVIRONMENT = {
+    name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")
+}
 
 OURS = """
 import json, sys, time
@@ -76,7 +81,7 @@ def peer_python(folder: Path) -> str:
 
 def timed(command: list[str]) -> tuple[float, str]:
     start = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
     seconds = time.perf_counter() - start
     if done.returncode:
         raise SystemExit(f"{command[:3]} failed:\n{done.stderr}")

@@ -134,8 +134,9 @@ def same_bounds(found, expected, rel):
 
 def test_compare_is_the_table_of_the_library(network, tmp_path):
     tree, x, y = network
-    result = run("compare", "w.safetensors", "--data", "data.npz", "--sequential",
-                 "dense relu dense", "--json", "-")  # fmt: skip
+    # The same function and paths here and there: one compilation serves both.
+    result = run("compare", "w.safetensors", "--data", "data.npz", "--apply",
+                 "my_network:apply", "--json", "-")  # fmt: skip
     assert result.exit_code == 0
     import my_network
 
@@ -144,11 +145,10 @@ def test_compare_is_the_table_of_the_library(network, tmp_path):
     table = compare(structure, params, x=x, y=y, apply=my_network.apply)
     expected = json.loads(table.to_json())
     same_bounds(json.loads(result.stdout), expected, 1e-5)
-    # As a process of its own, with the ordinary promotion of dtypes; the module is found in the
-    # folder that one is in.
+    # As a process of its own, with the ordinary promotion of dtypes, and from words.
     command = [sys.executable, "-c", "from rankjax.report.cli import app; app()", "compare",
-               "w.msgpack", "--data", "data.npz", "--apply", "my_network:apply", "--html", "r.html",
-               "--markdown", "t.md", "--json", "t.json"]  # fmt: skip
+               "w.msgpack", "--data", "data.npz", "--sequential", "dense relu dense",
+               "--html", "r.html", "--markdown", "t.md", "--json", "t.json"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path,
                           env={**os.environ, "JAX_ENABLE_X64": "0"})  # fmt: skip
     assert done.returncode == 0, done.stderr
