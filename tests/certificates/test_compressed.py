@@ -9,14 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rankjax.certificates.compressed import (
     CompressedNetwork,
     compress,
     count_errors,
-    outward_kl_inverse,
 )
 from rankjax.certificates.finetune import Schedule
 from rankjax.certificates.stored import fingerprint, pack, references_of, slots_of
@@ -248,22 +245,6 @@ def test_examples_are_evaluated_one_by_one():
     assert leaking == 64
 
 
-@given(st.floats(0, 1), st.floats(1e-6, 2))
-def test_kl_inverse_is_never_below_the_true_one(q, budget):
-    from decimal import Decimal, getcontext
-
-    getcontext().prec = 60
-
-    def divergence(p):
-        q_, p_ = Decimal(q), Decimal(p)
-        return (1 - q_) * ((1 - q_) / (1 - p_)).ln() + (q_ * (q_ / p_).ln() if q else 0)
-
-    p = outward_kl_inverse(q, budget)
-    assert q <= p <= 1
-    assert p == 1 or divergence(p) >= Decimal(budget)
-    assert p - 1e-9 <= q or divergence(p - 1e-9) <= Decimal(budget)
-
-
 def test_training_the_integers_lowers_the_certificate():
     params, (x, y) = make_params(), make_data(n=600)
     structure = describe(params)
@@ -324,7 +305,7 @@ def test_bad_arrays_are_refused(network):
         network.certificate(apply, x, y, tried=0)
     with pytest.raises(ValueError, match="y must be from 0 to 2"):
         network.certificate(apply, x, y + 1)
-    with pytest.raises(ValueError, match="leading axis of 299"):
+    with pytest.raises(ValueError, match="must all be 299"):
         network.certificate(apply, x, y[:-1])
     with pytest.raises(ValueError, match="must be logits"):
         network.certificate(lambda p, x: x[:, 0], x, y)
