@@ -286,6 +286,24 @@ def test_bad_arguments_are_refused(arguments, message):
         compress(describe(params), params, **arguments)
 
 
+def test_a_flax_network(tmp_path):
+    from flax import nnx
+
+    graph, state = nnx.split(nnx.Linear(6, 3, rngs=nnx.Rngs(0)))
+
+    def forward(state, x):
+        return nnx.merge(graph, state)(x)
+
+    x, y = make_data()
+    structure = describe(state, apply=forward, example=x[:1])
+    network = compress(structure, state)
+    network.save(tmp_path / "file")
+    loaded = CompressedNetwork.load(tmp_path / "file", structure, state)
+    np.testing.assert_array_equal(forward(loaded.params, x), forward(network.params, x))
+    assert sorted(loaded.arrays) == ["bias", "kernel"]
+    assert loaded.certificate(forward, x, y).n == 300
+
+
 def test_bad_schedules_are_refused():
     params, (x, y) = make_params(), make_data()
     with pytest.raises(ValueError, match=r"schedule.power must be from 0 to 1, got 2"):
