@@ -6,6 +6,8 @@ from rankjax.certificates.compressed import CompressedCertificate as CompressedC
 from rankjax.certificates.compressed import CompressedNetwork as CompressedNetwork
 from rankjax.certificates.compressed import compress as compress
 from rankjax.certificates.finetune import Schedule as Schedule
+from rankjax.certificates.near import NearCertificate as NearCertificate
+from rankjax.certificates.near import certify_near as certify_near
 from rankjax.certificates.recursion import Recursion as Recursion
 from rankjax.certificates.recursion import trace_recursion as trace_recursion
 from rankjax.certificates.surrogate import Surrogate as Surrogate

@@ -13,6 +13,20 @@ from rankjax.certificates.codes import BiasCode, Length, MatrixCode
 FORMS = ("kl", "hoeffding")
 RECURSIONS = ("data", "radius")
 _DIGITS = 50
+DATA_ASSUMPTIONS = (
+    "the examples are independent draws from one distribution, and new ones come from it",
+    "architecture, preprocessing (example by example) and activations were fixed before the data "
+    "were seen",
+    "the network is meant in exact arithmetic; ties of the largest logit count as errors",
+)
+
+
+def check_confidence(delta: float, tried: int) -> None:
+    """Raise ``ValueError`` for a confidence or a number of trials out of range."""
+    if not 0 < delta <= 0.5:
+        raise ValueError(f"delta: got {delta}, must be in (0, 1/2]")
+    if tried < 1:
+        raise ValueError(f"tried: got {tried}, must be at least 1")
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,12 @@ import numpy as np
 from rankjax.bounds.binary_kl import kl_inverse
 from rankjax.certificates import codes
 from rankjax.certificates.certificate import (
+    DATA_ASSUMPTIONS,
     FORMS,
     RECURSIONS,
     Certificate,
     Coded,
+    check_confidence,
     rounded_up,
     upper_bound,
 )
@@ -111,10 +113,7 @@ def certify(
     """
     one_of(form, "form", FORMS)
     one_of(recursion, "recursion", RECURSIONS)
-    if not 0 < delta <= 0.5:
-        raise ValueError(f"delta: got {delta}, must be in (0, 1/2]")
-    if tried < 1:
-        raise ValueError(f"tried: got {tried}, must be at least 1")
+    check_confidence(delta, tried)
     if (radius is None) == (recursion == "radius") or (radius is not None and not radius > 0):
         raise ValueError(f"radius: got {radius}; a positive number with recursion='radius' only")
     program = trace_recursion(apply, params, x, activations=activations)
@@ -171,7 +170,8 @@ def _choices(
         shape = moved[path].shape[1], moved[path].shape[2]
         choices[path] = together([matrix_choices(s, shape, matrices) for s in sigmas])
         scales = [
-            0.0 if s is None else 2 ** (_scale(s[0], 8 * matrices) / (8 * matrices)) for s in sigmas
+            0.0 if s is None else 2 ** (codes.exponent(s[0], 8 * matrices) / (8 * matrices))
+            for s in sigmas
         ]
         base = leaves[path] - moved[path]
         gain[path] = _ROOM * max(
@@ -188,14 +188,14 @@ def matrix_choices(sigma: np.ndarray | None, shape: tuple[int, int], matrices: i
     """All codes of one matrix with these singular values (``None``: equal to its reference)."""
     if sigma is None:
         return _sorted_out([MatrixCode(codes.EQUAL)], shape, lambda code: code.error(matrices))
-    j = _scale(sigma[0], 8 * matrices)
+    j = codes.exponent(sigma[0], 8 * matrices)
     scale = 2 ** (j / (8 * matrices))
     found = [MatrixCode(codes.RANK, j)]
     for b in range(1, _LARGEST_B + 1):
         found.append(MatrixCode(codes.DIRECT, j, b=b))
         for k in range(1, min(shape) + 1):
             tail = sigma[k] if k < min(shape) else 0.0
-            a = _scale((tail / scale + 2.0 ** (1 - b)) * _ROOM, 8)
+            a = codes.exponent((tail / scale + 2.0 ** (1 - b)) * _ROOM, 8)
             found.append(MatrixCode(codes.RANK, j, k, b, a))
     return _sorted_out(found, shape, lambda code: code.error(matrices) * _ROOM)
 
@@ -204,7 +204,7 @@ def bias_choices(norm: float, size: int) -> Choices:
     """All codes of a bias vector of this norm."""
     if norm == 0:
         return _sorted_out([BiasCode(codes.ZERO)], (size,), lambda code: 0.0)
-    j = _scale(norm, 8)
+    j = codes.exponent(norm, 8)
     found = [BiasCode(codes.DROPPED, j)]
     found += [BiasCode(codes.CODED, j, b) for b in range(1, _LARGEST_B + 1)]
     return _sorted_out(found, (size,), lambda code: code.error() * _ROOM)
@@ -215,24 +215,10 @@ def _sorted_out(found: Sequence[Any], shape: tuple[int, ...], error: Callable[[A
     return pareto([error(code) for code in found], nats, [(code,) for code in found])
 
 
-def _scale(value: float, steps: int) -> int:
-    """The smallest j with ``2^{j/steps} >= value``."""
-    j = math.ceil(steps * math.log2(value))
-    return j if 2 ** (j / steps) >= value else j + 1
-
-
 def _assumptions(program: Recursion, reference: Any, radius: float | None) -> tuple[str, ...]:
-    found = [
-        "the examples are independent draws from one distribution, and new ones come from it",
-        "architecture, preprocessing (example by example) and activations were fixed before the "
-        "data were seen",
-        "the network is meant in exact arithmetic; ties of the largest logit count as errors",
-    ]
+    found: list[str] = [*DATA_ASSUMPTIONS]
     if reference is not None:
         found.append("the reference weights were fixed before the data were seen")
     if radius is not None:
         found.append(f"what the first weights see has norm at most {radius:g}, for every input")
-    found += [
-        f"{name} is {constant:g}-Lipschitz (told, not proved)" for name, constant in program.assumed
-    ]
-    return tuple(found)
+    return (*found, *program.told)

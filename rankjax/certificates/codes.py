@@ -81,6 +81,12 @@ def rank(k: int, m: int, n: int, b: int) -> Length:
     return Length((rows, columns))
 
 
+def exponent(value: float, steps: int) -> int:
+    """The smallest j with ``2^{j/steps} >= value``."""
+    j = math.ceil(steps * math.log2(value))
+    return j if 2 ** (j / steps) >= value else j + 1
+
+
 def total(lengths: Iterable[Length]) -> Length:
     """The length of all of them in a row."""
     return sum(lengths, Length())

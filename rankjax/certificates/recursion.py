@@ -79,6 +79,11 @@ class Recursion:
     moves_zero: bool = False
     assumed: tuple[tuple[str, float], ...] = ()
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """The assumptions about activations, in words."""
+        return tuple(f"{f} is {c:g}-Lipschitz (told, not proved)" for f, c in self.assumed)
+
     def perturbation(
         self,
         norms: Array,
@@ -130,7 +135,7 @@ class Recursion:
             elif node.kind == "sum":
                 value = sum(args[1:], args[0])
             else:  # join
-                value = jnp.sqrt(sum((a * a for a in args[1:]), args[0] * args[0]))
+                value = root(sum((a * a for a in args[1:]), args[0] * args[0]))
             values.append(value)
         return values[-1], jnp.stack([at_use[use] for use in sorted(at_use)])
 
@@ -160,9 +165,15 @@ class Recursion:
             elif node.kind == "sum":
                 value = sum(args[1:], args[0])
             else:
-                value = jnp.sqrt(sum((a * a for a in args[1:]), args[0] * args[0]))
+                value = root(sum((a * a for a in args[1:]), args[0] * args[0]))
             values.append(value)
         return jnp.stack([sizes[use] for use in sorted(sizes)])[:, None]
+
+
+def root(squares: Array) -> Array:
+    """The square root, with derivative 0 at 0."""
+    positive = squares > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
 
 
 def trace_recursion(

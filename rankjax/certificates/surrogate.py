@@ -13,13 +13,14 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from rankjax.bounds.binary_kl import kl_inverse
-from rankjax.certificates.recursion import Recursion
+from rankjax.certificates.recursion import Recursion, root
 from rankjax.matrix import schatten_power, spectral_norm
 from rankjax.network.paths import paths_and_leaves, split_arrays
 from rankjax.network.structure import Structure
 from rankjax.network.tracing import Use, interpret
 
 _LARGEST_ERROR = 0.99  # beyond, kl^{-1} is nearly 1 and has no slope to follow
+_SMALL = 1e-7  # relative error
 
 
 class Surrogate(NamedTuple):
@@ -125,7 +126,7 @@ def surrogate(
         rows: list[Array] = []
 
         def on_use(use: Use, data: Array) -> None:
-            rows.append(_norm_of_squares(jnp.sum(use.squared_row_norms(data.astype(like)))))
+            rows.append(root(jnp.sum(use.squared_row_norms(data.astype(like)))))
 
         batch = jax.tree.map(lambda a: a[None], x)
         trace = interpret(lambda q, x: apply(skeleton.fill(q), x), arrays, batch, on_use)
@@ -139,8 +140,9 @@ def surrogate(
         return recursion.perturbation(norms, gain=gain, error=error, bias_error=bias_error)[0]
 
     asked = {path: 2 ** (1 - number(precision[path])) for path in (*gain, *sizes)}
-    none, all_ = (dict.fromkeys(asked, number(value)) for value in (0.0, 1.0))
-    _, per_error = jax.jvp(moved, (none,), (all_,))
+    # E is a polynomial of the errors without constant and without subtraction, up to square roots
+    # of sums of squares: a small quotient is as good as the one-sided derivative at 0.
+    per_error = moved(dict.fromkeys(asked, number(_SMALL))) / _SMALL
     mine = jnp.take_along_axis(logits, y[:, None], axis=1)
     gaps = logits - mine + math.sqrt(8) * moved(asked)[:, None]
     steepness = number(temperature) * jnp.maximum(per_error, jnp.finfo(like).tiny)
@@ -162,10 +164,5 @@ def _nats(stack: Array, norm: Array, bits: Array, p: Array) -> Array:
     return jnp.minimum(direct, k * factors)
 
 
-def _norm_of_squares(squares: Array) -> Array:
-    positive = squares > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
-
-
 def _norm(vector: Array) -> Array:
-    return _norm_of_squares(jnp.sum(jnp.square(vector)))
+    return root(jnp.sum(jnp.square(vector)))

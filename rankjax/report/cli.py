@@ -19,8 +19,11 @@ try:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 except ImportError as error:  # pragma: no cover - needs an environment without the extra
     raise SystemExit(
-        f"rankjax: {error}. The command line needs: pip install 'rankjax[demo]'"
+        f"rankjax: {error}. The command line needs: pip install 'rankjax[report]'"
     ) from None
+
+from rankjax.report.cli_analyze import analyze
+from rankjax.report.cli_compare import compare
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -28,6 +31,10 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 @app.callback()
 def main() -> None:
     """Schatten quasi-norms and rank-sparse generalization bounds."""
+
+
+app.command()(analyze)
+app.command()(compare)
 
 
 class DatasetName(StrEnum):

