@@ -36,12 +36,11 @@ class FrozenState(NamedTuple):
     """What is carried: a pytree of arrays, fit for an Optax state.
 
     Attributes:
-        preconditioner: ``(..., k, k)``, ``sigma_1 P`` of the smaller side, in float32 or float64.
-        scale: ``(...)``, ``sigma_1`` at the refresh (with an absolute eps the larger of both).
+        preconditioner: ``(..., k, k)``, ``P`` of the smaller side, in float32 or float64. Its
+            largest entry, ``p e^{p-2}``, overflows float32 only where ``sigma_1`` is below 1e-17.
     """
 
     preconditioner: Array
-    scale: Array
 
 
 def refresh(
@@ -91,7 +90,7 @@ def refresh(
     small, _, _ = gram.tall(matrix)
     if 0 in matrix.shape:
         k = small.shape[-1]
-        return FrozenState(jnp.zeros((*batch, k, k), matrix.dtype), jnp.ones(batch, matrix.dtype))
+        return FrozenState(jnp.zeros((*batch, k, k), matrix.dtype))
     p_, eps_ = (jnp.broadcast_to(jnp.asarray(x, matrix.dtype), batch) for x in (p, eps))
     function = SchattenPower(eps_mode, spectrum.default_rtol(max(matrix.shape[-2:]), matrix.dtype))
     if method == "svd":
@@ -106,8 +105,8 @@ def refresh(
         eigenvalues, v = eigh(g)
         s, v = jnp.sqrt(jnp.maximum(eigenvalues[..., ::-1], 0)), v[..., ::-1]
         function, scale, arguments = gram.at_floor(function, unit, s, p_, eps_, matrix.dtype)
-    q = function.ratio(*arguments) * (scale ** (p_ - 1))[..., None]
-    return FrozenState(matmul(v * q[..., None, :], transpose(v)), scale)
+    q = function.ratio(*arguments) * (scale ** (p_ - 2))[..., None]
+    return FrozenState(matmul(v * q[..., None, :], transpose(v)))
 
 
 init = refresh
@@ -138,8 +137,7 @@ def step(a: ArrayLike, state: FrozenState, /, *, axes: tuple[int, int] = (-2, -1
         [8.0, 2.0]
     """
     matrix, dtype = canonicalize(a, axes)
-    unit = matrix / state.scale[..., None, None]
-    turned = matrix.shape[-2] < matrix.shape[-1]
-    p = state.preconditioner
-    gradient = matmul(p, unit) if turned else matmul(unit, p)  # p is symmetric
+    p = state.preconditioner  # symmetric
+    wide = matrix.shape[-2] < matrix.shape[-1]
+    gradient = matmul(p, matrix) if wide else matmul(matrix, p)
     return jnp.moveaxis(gradient, (-2, -1), axes).astype(dtype)

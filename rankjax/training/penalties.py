@@ -64,13 +64,13 @@ def schatten_penalty(
         >>> round(float(schatten_penalty(describe(params), params, p=0.5, eps=0.0)), 3)
         3.0
     """
-    weights = layer_weights(structure, weight)
+    weights = _weights(structure, weight)
 
     def power(a: Array, index: Array) -> Array:
         of_each = schatten_power(a, p=p, eps=eps, eps_mode=eps_mode, method=method)
         return of_each * weights.astype(a.dtype)[index]
 
-    return total(by_shape(power, moved_matrices(structure, params, reference)))
+    return _total(by_shape(power, _moved(structure, params, reference)))
 
 
 def nuclear_penalty(
@@ -153,12 +153,12 @@ def log_det_penalty(
         >>> round(float(value), 4)  # log 10 + log 2
         2.9957
     """
-    weights = layer_weights(structure, weight)
+    weights = _weights(structure, weight)
 
     def one(a: Array, index: Array) -> Array:
         return log_det(a, eps=eps, eps_mode=eps_mode) * weights.astype(a.dtype)[index]
 
-    return total(by_shape(one, moved_matrices(structure, params, reference)))
+    return _total(by_shape(one, _moved(structure, params, reference)))
 
 
 def stable_rank_penalty(
@@ -190,12 +190,12 @@ def stable_rank_penalty(
         >>> round(float(stable_rank_penalty(describe(params), params)), 3)
         1.25
     """
-    weights = layer_weights(structure, weight)
+    weights = _weights(structure, weight)
 
     def rank(a: Array, index: Array) -> Array:
         return stable_rank(a) * weights.astype(a.dtype)[index]
 
-    return total(by_shape(rank, moved_matrices(structure, params, reference)))
+    return _total(by_shape(rank, _moved(structure, params, reference)))
 
 
 def rank_sparse_penalty(
@@ -250,7 +250,7 @@ def rank_sparse_penalty(
     return jnp.asarray(weight, bound.value.dtype) * jnp.log(bound.value)
 
 
-def moved_matrices(structure: Structure, params: Any, reference: Any) -> tuple[Array, ...]:
+def _moved(structure: Structure, params: Any, reference: Any) -> tuple[Array, ...]:
     """``A_l - M_l``, half precision as float32."""
     matrices = tuple(at_least_float32(a) for a in structure.layers(params))
     if reference is None:
@@ -259,18 +259,24 @@ def moved_matrices(structure: Structure, params: Any, reference: Any) -> tuple[A
     return tuple(a - m.astype(a.dtype) for a, m in pairs)
 
 
-def layer_weights(structure: Structure, weight: ArrayLike | Mapping[str, ArrayLike]) -> Array:
+def _weights(structure: Structure, weight: ArrayLike | Mapping[str, ArrayLike]) -> Array:
     """One factor per leaf of ``structure.spec``."""
     paths = [layer.path for layer in structure.spec]
     if isinstance(weight, Mapping):
-        unknown = sorted(set(weight) - set(paths))
-        if unknown:
-            raise ValueError(f"weight names unknown paths {unknown}; the structure has {paths}")
+        check_paths(structure, weight)
         return jnp.stack([jnp.asarray(weight.get(path, 1.0), float) for path in paths])
     return jnp.broadcast_to(jnp.asarray(weight, float), (len(paths),))
 
 
-def total(values: tuple[Array, ...]) -> Array:
+def check_paths(structure: Structure, named: Mapping[str, Any], name: str = "weight") -> None:
+    """Refuse a mapping that names paths which are not in the structure."""
+    paths = [layer.path for layer in structure.spec]
+    unknown = sorted(set(named) - set(paths))
+    if unknown:
+        raise ValueError(f"{name} names unknown paths {unknown}; the structure has {paths}")
+
+
+def _total(values: tuple[Array, ...]) -> Array:
     sums = [jnp.sum(value) for value in values]
     dtype = jnp.result_type(*sums)
     return sum((s.astype(dtype) for s in sums[1:]), sums[0].astype(dtype))
