@@ -19,6 +19,7 @@ from rankjax.matrix.norms import schatten_norm as schatten_norm
 from rankjax.matrix.norms import schatten_power as schatten_power
 from rankjax.matrix.norms import singular_values as singular_values
 from rankjax.matrix.norms import spectral_norm as spectral_norm
+from rankjax.matrix.product import product_schatten_power as product_schatten_power
 from rankjax.matrix.proximal import project_nuclear_ball as project_nuclear_ball
 from rankjax.matrix.proximal import project_rank as project_rank
 from rankjax.matrix.proximal import project_spectral_ball as project_spectral_ball

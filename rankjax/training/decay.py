@@ -11,11 +11,11 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from rankjax.matrix import engines, frozen, warm
+from rankjax.matrix import engines, frozen, schatten_power, warm
 from rankjax.matrix.canonical import at_least_float32, concrete, one_of
 from rankjax.network import Layer, Structure
 from rankjax.network.buckets import by_shape
-from rankjax.training.penalties import DEFAULT_EPS, check_paths, schatten_penalty
+from rankjax.training.penalties import DEFAULT_EPS, check_paths
 from rankjax.training.stepping import (
     Number,
     at,
@@ -26,6 +26,8 @@ from rankjax.training.stepping import (
     on_every,
 )
 
+#: Entries from which a leaf is decomposed alone, not in a batch with others of its shape.
+_LARGE = 256 * 256
 BETWEEN = ("frozen", "warm", "stale")
 
 
@@ -143,32 +145,38 @@ def add_schatten_decay(
         exponent, smoothing = at(p, state.count), at(eps, state.count)
         if keep is None:
             return _exact(structure, leaves, exponent, smoothing, method), ()
+        renew = keep.renew
         due = ((state.count + 1) // every - 1) % period == 0
         kept = jax.lax.cond(
-            due, lambda old: keep.renew(leaves, exponent, smoothing), lambda old: old, state.kept
+            due, lambda _: renew(leaves, exponent, smoothing), lambda old: old, state.kept
         )
         pairs = [
             keep.step(layer, leaf, mine, exponent, smoothing)
             for layer, leaf, mine in zip(structure.spec, leaves, kept, strict=True)
         ]
-        return [gradient for gradient, _ in pairs], tuple(mine for _, mine in pairs)
+        return tuple(gradient for gradient, _ in pairs), tuple(mine for _, mine in pairs)
 
     def update(updates: Any, state: Any, params: Any = None, **_: Any) -> Any:
         needed(params)
         leaves = structure.leaves(params)
 
-        def decayed(given: Any) -> Any:
-            old, kept = given
-            slopes, kept = gradients(leaves, DecayState(state.count, kept))
-            new = []
-            for layer, u, g in zip(structure.spec, old, slopes, strict=True):
-                mine = weight.get(layer.path, 1.0) if isinstance(weight, Mapping) else weight
-                strength = jnp.asarray(at(mine, state.count), g.dtype) * every
-                new.append(u + (strength * g).astype(u.dtype))
-            return tuple(new), kept
+        def nothing(kept: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+            # What is added, not the sum, comes out of the branch: the updates of the optimiser
+            # need not be written to memory for it.
+            return tuple(jnp.zeros_like(at_least_float32(jnp.asarray(x))) for x in leaves), kept
 
-        given = (structure.leaves(updates), state.kept)
-        new, kept = on_every(every, state.count, decayed, lambda given: given, given)
+        slopes, kept = on_every(
+            every,
+            state.count,
+            lambda kept: gradients(leaves, DecayState(state.count, kept)),
+            nothing,
+            state.kept,
+        )
+        new = []
+        for layer, u, g in zip(structure.spec, structure.leaves(updates), slopes, strict=True):
+            mine = weight.get(layer.path, 1.0) if isinstance(weight, Mapping) else weight
+            strength = jnp.asarray(at(mine, state.count), g.dtype) * every
+            new.append(u + (strength * g).astype(u.dtype))
         return structure.replace_leaves(updates, new), DecayState(next_count(state.count), kept)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -177,20 +185,34 @@ def add_schatten_decay(
 def _exact(
     structure: Structure, leaves: tuple[Array, ...], p: ArrayLike, eps: ArrayLike, method: str
 ) -> tuple[Array, ...]:
-    """The gradient of ``sum_l |A_l|_{S_p}^p``, in at least float32."""
-    wide = tuple(at_least_float32(jnp.asarray(leaf)) for leaf in leaves)
+    """The gradient of ``sum_l |A_l|_{S_p}^p`` by each leaf, in at least float32."""
 
-    def penalty(leaves: tuple[Array, ...]) -> Array:
-        # A tree with just the structure's leaves at just their paths.
-        tree = {layer.path: leaf for layer, leaf in zip(structure.spec, leaves, strict=True)}
-        return schatten_penalty(structure, tree, p=p, eps=eps, method=method)
+    def slope(a: Array, _: Array) -> Array:
+        return jax.grad(lambda a: jnp.sum(schatten_power(a, p=p, eps=eps, method=method)))(a)
 
-    return jax.grad(penalty)(wide)
+    slopes = _large_ones_alone(slope, _matrices(structure, leaves))
+    return tuple(layer.leaf(g) for layer, g in zip(structure.spec, slopes, strict=True))
 
 
 def _matrices(structure: Structure, leaves: tuple[Array, ...]) -> tuple[Array, ...]:
     pairs = zip(structure.spec, leaves, strict=True)
     return tuple(at_least_float32(layer.matrix(jnp.asarray(leaf))) for layer, leaf in pairs)
+
+
+def _large_ones_alone(
+    function: Callable[[Array, Array], Array], matrices: tuple[Array, ...]
+) -> tuple[Array, ...]:
+    """``by_shape`` for the small matrices; large leaves one after the other.
+
+    A batch of large ones would hold all their intermediate results at a time, more memory than the
+    step itself, and gain nothing.
+    """
+    small = [i for i, a in enumerate(matrices) if a.size < _LARGE]
+    found = dict(zip(small, by_shape(function, [matrices[i] for i in small]), strict=True))
+    for i, a in enumerate(matrices):
+        if i not in found:
+            (found[i],) = by_shape(function, [a])
+    return tuple(found[i] for i in range(len(matrices)))
 
 
 def _frozen(structure: Structure, method: str) -> _Keep:
@@ -208,7 +230,9 @@ def _frozen(structure: Structure, method: str) -> _Keep:
         def of_batch(a: Array, _: Array) -> Array:
             return frozen.refresh(a, p=p, eps=eps, method=engine(a, eps)).preconditioner
 
-        return tuple(map(frozen.FrozenState, by_shape(of_batch, _matrices(structure, leaves))))
+        return tuple(
+            map(frozen.FrozenState, _large_ones_alone(of_batch, _matrices(structure, leaves)))
+        )
 
     def step(layer: Layer, leaf: Array, kept: Any, p: ArrayLike, eps: ArrayLike) -> Any:
         del p, eps
@@ -224,7 +248,7 @@ def _warm(structure: Structure, method: str) -> _Keep:
     def renew(leaves: tuple[Array, ...], p: ArrayLike, eps: ArrayLike) -> tuple[Any, ...]:
         del p, eps
         matrices = _matrices(structure, leaves)
-        bases = by_shape(lambda a, _: warm.refresh(a).basis, matrices)
+        bases = _large_ones_alone(lambda a, _: warm.refresh(a).basis, matrices)
         return tuple(warm.WarmState(v, jnp.zeros(v.shape[:-2], v.dtype)) for v in bases)
 
     def step(layer: Layer, leaf: Array, kept: Any, p: ArrayLike, eps: ArrayLike) -> Any:

@@ -70,7 +70,7 @@ def schatten_penalty(
         of_each = schatten_power(a, p=p, eps=eps, eps_mode=eps_mode, method=method)
         return of_each * weights.astype(a.dtype)[index]
 
-    return _total(by_shape(power, _moved(structure, params, reference)))
+    return total(by_shape(power, _moved(structure, params, reference)))
 
 
 def nuclear_penalty(
@@ -158,7 +158,7 @@ def log_det_penalty(
     def one(a: Array, index: Array) -> Array:
         return log_det(a, eps=eps, eps_mode=eps_mode) * weights.astype(a.dtype)[index]
 
-    return _total(by_shape(one, _moved(structure, params, reference)))
+    return total(by_shape(one, _moved(structure, params, reference)))
 
 
 def stable_rank_penalty(
@@ -195,7 +195,7 @@ def stable_rank_penalty(
     def rank(a: Array, index: Array) -> Array:
         return stable_rank(a) * weights.astype(a.dtype)[index]
 
-    return _total(by_shape(rank, _moved(structure, params, reference)))
+    return total(by_shape(rank, _moved(structure, params, reference)))
 
 
 def rank_sparse_penalty(
@@ -276,7 +276,8 @@ def check_paths(structure: Structure, named: Mapping[str, Any], name: str = "wei
         raise ValueError(f"{name} names unknown paths {unknown}; the structure has {paths}")
 
 
-def _total(values: tuple[Array, ...]) -> Array:
+def total(values: tuple[Array, ...]) -> Array:
+    """The sum of all entries, in the widest of the dtypes."""
     sums = [jnp.sum(value) for value in values]
     dtype = jnp.result_type(*sums)
     return sum((s.astype(dtype) for s in sums[1:]), sums[0].astype(dtype))

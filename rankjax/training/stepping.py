@@ -11,6 +11,8 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
+from rankjax.network import Structure
+
 Number = ArrayLike | Callable[[Array], ArrayLike]
 
 
@@ -59,3 +61,8 @@ def check_every(every: int, name: str = "every") -> None:
     """Refuse what is not a whole number of steps."""
     if not isinstance(every, int) or every < 1:
         raise ValueError(f"{name}: got {every!r}, must be a whole number of at least 1")
+
+
+def by_path(structure: Structure, leaves: tuple[Any, ...]) -> dict[str, Any]:
+    """A tree with just the structure's leaves at just their paths."""
+    return {layer.path: leaf for layer, leaf in zip(structure.spec, leaves, strict=True)}
