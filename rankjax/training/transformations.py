@@ -122,7 +122,8 @@ def project_rank(
     """
 
     def towards(matrix: Array, count: Array) -> Array:
-        return nearest_of_rank(matrix, rank=at(rank, count))
+        now = at(rank, count)
+        return nearest_of_rank(matrix, rank=now if isinstance(now, int) else jnp.asarray(now, int))
 
     return _after_the_step(structure, towards, every)
 

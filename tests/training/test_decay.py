@@ -1,5 +1,7 @@
 """Decay between two decompositions: what is kept, when it is renewed, how exact it is."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,12 +105,12 @@ def test_with_every_it_acts_now_and_then_and_as_strongly(between):
             assert_close(updates, jax.tree.map(lambda g: 2 * g, gradient(params)), atol=1e-6)
         params = drifted(params, 1e-3)
     assert sizes == [False, True] * 3
-    same = [bool(jnp.all(a == b)) for a, b in zip(kept[:-1], kept[1:], strict=True)]
+    same = [bool(jnp.all(a == b)) for a, b in itertools.pairwise(kept)]
     assert same == [False, True, True, True, False]
 
 
 def test_weights_by_path_and_scheduled():
-    weight = {"a/kernel": lambda count: 0.5 * count, "big/kernel": 0.0}
+    weight = {"a/kernel": lambda count: 0.5 * count.astype(float), "big/kernel": 0.0}
     decay = add_schatten_decay(STRUCTURE, weight, p=1.0, eps=0.05, method="svd")
     state = decay.init(PARAMS)._replace(count=jnp.asarray(2, jnp.int32))
     updates, _ = decay.update(ZERO, state, PARAMS)
@@ -127,28 +129,27 @@ def test_large_leaves_alone_are_the_same_as_in_a_batch(monkeypatch):
 @between
 def test_a_training_run_ends_where_the_exact_decay_ends(between):
     """Refreshed every 10 steps, it finds the same low-rank matrix from the same noisy one."""
-    target = {"kernel": low_rank(jax.random.key(3), 10, 8)}
-    noise = {"kernel": 0.3 * jax.random.normal(jax.random.key(4), (10, 8))}
-    structure = describe(target)
+    target = low_rank(jax.random.key(3), 10, 8)
+    noisy = {"kernel": target + 0.1 * jax.random.normal(jax.random.key(4), (10, 8))}
+    structure = describe(noisy)
 
     def final(**options):
         chain = optax.chain(
-            add_schatten_decay(structure, 0.3, p=0.5, eps=0.02, **options), optax.sgd(0.03)
+            add_schatten_decay(structure, 0.6, p=0.5, eps=0.02, **options), optax.sgd(0.03)
         )
 
         @jax.jit
         def run(params):
             def step(carry, _):
                 params, state = carry
-                slope = jax.tree.map(lambda w, t, e: w - t - e, params, target, noise)
+                slope = jax.tree.map(jnp.subtract, params, noisy)
                 updates, state = chain.update(slope, state, params)
                 return (optax.apply_updates(params, updates), state), None
 
             state = chain.init(params)
-            return jax.lax.scan(step, (params, state), None, length=600)[0][0]
+            return jax.lax.scan(step, (params, state), None, length=300)[0][0]
 
-        s = np.linalg.svd(run(noise)["kernel"], compute_uv=False)
-        return s
+        return np.linalg.svd(run(noisy)["kernel"], compute_uv=False)
 
     exact, found = final(), final(refresh=10, between=between)
     assert np.sum(exact > 0.05 * exact[0]) == 2
