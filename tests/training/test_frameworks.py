@@ -45,7 +45,7 @@ def check(structure, before, after, state):
     assert low < 0.8 * high
     assert np.max(measure(structure, after).spectral_norm) <= 1.51
     recorded = optax.tree_utils.tree_get(state, "metrics")
-    assert np.isfinite(list(recorded.values())).all()
+    assert np.isfinite(jax.tree.leaves(recorded)).all()
 
 
 def test_nnx_optimizer():
@@ -66,9 +66,9 @@ def test_nnx_optimizer():
 
         optimizer.update(model, nnx.grad(loss)(model))
 
-    for _ in range(20):
+    for _ in range(30):
         step(model, optimizer)
-    check(structure, before, nnx.state(model, nnx.Param), nnx.state(optimizer))
+    check(structure, before, nnx.state(model, nnx.Param), optimizer.opt_state)
 
 
 def test_linen_train_state_with_scanned_layers():
@@ -83,7 +83,7 @@ def test_linen_train_state_with_scanned_layers():
         loss = lambda p: jnp.mean((state.apply_fn(p, X)[:, :3] - Y) ** 2)  # noqa: E731
         return state.apply_gradients(grads=jax.grad(loss)(state.params))
 
-    for _ in range(20):
+    for _ in range(30):
         state = step(state)
     check(structure, variables["params"], state.params, state.opt_state)
 
@@ -102,7 +102,7 @@ def test_equinox_module():
         return eqx.apply_updates(model, updates), state
 
     state = optimizer.init(params)
-    for _ in range(20):
+    for _ in range(30):
         model, state = step(model, state)
     check(structure, before, eqx.filter(model, eqx.is_inexact_array), state)
 
@@ -127,6 +127,6 @@ def test_a_convolution_and_attention_in_one_plain_tree():
         return optax.apply_updates(params, updates), state
 
     state = optimizer.init(params)
-    for _ in range(20):
+    for _ in range(30):
         params, state = step(params, state)
     check(structure, before, params, state)

@@ -250,7 +250,7 @@ def test_ranks_and_exponents_as_schedules():
     schedules = [
         (project_rank(STRUCTURE, lambda count: 3 - count), project_rank(STRUCTURE, 2)),
         (
-            proximal_schatten(STRUCTURE, 0.2, p=lambda count: 1.0 / count),
+            proximal_schatten(STRUCTURE, 0.2, p=lambda count: 1.0 / count.astype(float)),
             proximal_schatten(STRUCTURE, 0.2, p=1.0),
         ),
     ]
