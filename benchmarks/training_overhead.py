@@ -424,7 +424,7 @@ def main():
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--examples", type=int, default=60000)
-    parser.add_argument("--weight", type=float, default=1e-2, help="of the decay in --train")
+    parser.add_argument("--weight", type=float, default=3.0, help="of the decay in --train")
     options = parser.parse_args()
     console = Console(width=120)
     found = {"machine": machine()}
