@@ -19,7 +19,9 @@ from jax.typing import ArrayLike
 from rankjax.matrix import project_rank as nearest_of_rank
 from rankjax.matrix import project_spectral_ball, prox_schatten
 from rankjax.matrix.canonical import at_least_float32
+from rankjax.matrix.meshes import automatic
 from rankjax.network import Structure
+from rankjax.network.buckets import by_shape
 from rankjax.training.penalties import DEFAULT_EPS, schatten_penalty
 
 Number = ArrayLike | Callable[[Array], ArrayLike]
@@ -124,11 +126,11 @@ def proximal_schatten(
         [-0.5, -0.1]
     """
 
-    def towards(matrix: Array, count: Array) -> Array:
-        strength = every * jnp.asarray(_at(weight, count), matrix.dtype)
+    def towards(matrix: Array, weight: ArrayLike) -> Array:
+        strength = every * jnp.asarray(weight, matrix.dtype)
         return prox_schatten(matrix, p=p, weight=strength)
 
-    return _after_the_step(structure, towards, every)
+    return _after_the_step(structure, towards, weight, every)
 
 
 def project_spectral_norm(
@@ -155,10 +157,10 @@ def project_spectral_norm(
         -1.0
     """
 
-    def towards(matrix: Array, count: Array) -> Array:
-        return project_spectral_ball(matrix, radius=jnp.asarray(_at(radius, count), matrix.dtype))
+    def towards(matrix: Array, radius: ArrayLike) -> Array:
+        return project_spectral_ball(matrix, radius=jnp.asarray(radius, matrix.dtype))
 
-    return _after_the_step(structure, towards, every)
+    return _after_the_step(structure, towards, radius, every)
 
 
 def project_rank(
@@ -184,14 +186,23 @@ def project_rank(
         >>> round(float(numerical_rank(params["kernel"] + updates["kernel"])))
         2
     """
-    return _after_the_step(structure, lambda matrix, _: nearest_of_rank(matrix, rank=rank), every)
+    return _after_the_step(structure, lambda a, rank: nearest_of_rank(a, rank=rank), rank, every)
 
 
 def _after_the_step(
-    structure: Structure, towards: Callable[[Array, Array], Array], every: int
+    structure: Structure, towards: Callable[[Array, Any], Array], number: Number, every: int
 ) -> optax.GradientTransformationExtraArgs:
-    """The update that takes the parameters to ``towards`` of where the step would take them."""
+    """The update that takes the parameters to ``towards`` of where the step would take them.
+
+    ``towards(batch of matrices, number at this step) -> batch of matrices``.
+    """
     _check_every(every)
+
+    @automatic
+    def goals(arrived: list[Array], number: ArrayLike) -> list[Array]:
+        matrices = [layer.matrix(a) for layer, a in zip(structure.spec, arrived, strict=True)]
+        new = by_shape(lambda a, _, number: towards(a, number), matrices, structure.mesh, number)
+        return [layer.leaf(a) for layer, a in zip(structure.spec, new, strict=True)]
 
     def update(updates: Any, state: Any, params: Any = None, **_: Any) -> Any:
         if params is None:
@@ -200,12 +211,13 @@ def _after_the_step(
         def moved(updates: Any) -> Any:
             steps = zip(structure.leaves(params), structure.leaves(updates), strict=True)
             arrived = [at_least_float32(p) + u.astype(at_least_float32(p).dtype) for p, u in steps]
-            new = []
-            for layer, leaf, target in zip(
-                structure.spec, structure.leaves(updates), arrived, strict=True
-            ):
-                goal = layer.leaf(towards(layer.matrix(target), state.count))
-                new.append(leaf + (goal - target).astype(leaf.dtype))
+            reached = goals(arrived, _at(number, state.count))
+            new = [
+                leaf + (goal - target).astype(leaf.dtype)
+                for leaf, goal, target in zip(
+                    structure.leaves(updates), reached, arrived, strict=True
+                )
+            ]
             return structure.replace_leaves(updates, new)
 
         return _lazily(moved, updates, state, every), _next(state)
