@@ -1,5 +1,7 @@
 """A small network, its data and one training step, with numbers that do not depend on devices."""
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,7 @@ def parameters(dtype=np.float64):
             "kernel": (rng.normal(size=(m, n)) / np.sqrt(m)).astype(dtype),
             "bias": np.zeros(n, dtype),
         }
-        for i, (m, n) in enumerate(zip(SIZES, SIZES[1:], strict=False))
+        for i, (m, n) in enumerate(pairwise(SIZES))
     }
 
 
@@ -53,9 +55,7 @@ def make_step(where, way, whole=lambda w: w):
     """Optimiser and step; ``where`` is the structure, ``way`` how it is regularised."""
     if way == "decay":
         decay = add_schatten_decay(where, 0.05, p=0.5)
-        optimiser = optax.chain(
-            optax.scale_by_adam(), decay, optax.scale_by_learning_rate(1e-2)
-        )
+        optimiser = optax.chain(optax.scale_by_adam(), decay, optax.scale_by_learning_rate(1e-2))
         objective = lambda params, data: loss(params, data, whole)  # noqa: E731
     else:
         optimiser = optax.adam(1e-2)
