@@ -1,5 +1,7 @@
 """Generalization bounds: each a pure formula of ``Measured`` and ``Sample``."""
 
+from rankjax.bounds.binary_kl import binary_kl as binary_kl
+from rankjax.bounds.binary_kl import kl_inverse as kl_inverse
 from rankjax.bounds.compression import compression as compression
 from rankjax.bounds.convolutional import conv_norm as conv_norm
 from rankjax.bounds.frobenius import frobenius as frobenius

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
-from jax import Array
 
 from rankjax.bounds import factors
+from rankjax.bounds.binary_kl import kl_inverse
 from rankjax.bounds.result import BoundResult
 from rankjax.bounds.spectral import check_delta
 from rankjax.network.measure import Measured
@@ -92,25 +91,3 @@ def pac_bayes_gaussian(
         terms={"scale": perturbed.scales[which], "kl": kl[which], "empirical_error": noisy[which],
                "prior_variance": prior[which], "values": values},
     )  # fmt: skip
-
-
-def kl_inverse(q: Array, budget: Array) -> Array:
-    """The largest ``p`` with ``q ln(q/p) + (1-q) ln((1-q)/(1-p)) <= budget``, rounded up.
-
-    Bisection to the last digit of the type; the upper end of the bracket is returned.
-    """
-    q, budget = jnp.broadcast_arrays(q, budget)
-
-    def divergence(p):
-        first = jax.scipy.special.xlogy(q, q) - jax.scipy.special.xlogy(q, p)
-        one = 1 - q
-        return first + jax.scipy.special.xlogy(one, one) - jax.scipy.special.xlogy(one, 1 - p)
-
-    def halve(_, bracket):
-        low, high = bracket
-        middle = (low + high) / 2
-        above = divergence(middle) > budget
-        return jnp.where(above, low, middle), jnp.where(above, middle, high)
-
-    steps = jnp.finfo(q.dtype).nmant + 2
-    return jax.lax.fori_loop(0, steps, halve, (q, jnp.ones_like(q)))[1]

@@ -125,7 +125,7 @@ class Sample:
             ValueError: for labels of another shape, dtype or range, or outputs that are not logits.
         """
         y = np.asarray(y)
-        n = _number_of_examples(x, y, batch_size)
+        n = number_of_examples(x, y, batch_size)
         arrays, skeleton = split_arrays(params)
         parts = []
         for start in range(0, n, batch_size):
@@ -214,7 +214,8 @@ def _entry_norms(x: Any, batch_size: int) -> dict[str, Any]:
     return {"inf_radius": largest, "column_norm": columns, "dimension": dimension}
 
 
-def _number_of_examples(x: Any, y: np.ndarray, batch_size: int) -> int:
+def number_of_examples(x: Any, y: np.ndarray, batch_size: int) -> int:
+    """n, after checking that labels and inputs fit together."""
     sizes = {a.shape[0] if np.ndim(a) else None for a in jax.tree.leaves(x)}
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer) or y.size == 0:
         raise ValueError(
@@ -258,7 +259,7 @@ def _observe(
         squares = [jnp.sum(jnp.square(at_least_float32(a))) for a in jax.tree.leaves(x)]
         norm = jnp.sqrt(sum(squares[1:], squares[0]))
         patch, gather = _layer_norms(structure, rows)
-        return norm, _margin(logits[0], y), patch, gather, jnp.asarray(logits.shape[1])
+        return norm, margin_of(logits[0], y), patch, gather, jnp.asarray(logits.shape[1])
 
     return jax.vmap(one)(x, y)
 
@@ -280,6 +281,7 @@ def _layer_norms(structure: Structure, rows: dict[str, list[Array]]) -> tuple[Ar
     return jnp.stack(patch), jnp.stack(gather)
 
 
-def _margin(logits: Array, y: Array) -> Array:
+def margin_of(logits: Array, y: Array) -> Array:
+    """``f(x)_y - max_{j != y} f(x)_j`` of one example."""
     others = jnp.where(jnp.arange(logits.shape[0]) == y, -jnp.inf, logits)
     return logits[y] - jnp.max(others)

@@ -48,7 +48,7 @@ class Use:
 
 
 @dataclass
-class _Weight:
+class Weight:
     """Provenance: this value is leaf ``leaf``; ``axes[d]`` are the leaf's axes in dimension d."""
 
     leaf: int
@@ -57,16 +57,23 @@ class _Weight:
 
 
 @dataclass
-class _Changed:
+class Changed:
     """Provenance: this value was computed from leaves by ``primitive`` and nothing else."""
 
     leaves: frozenset[int]
     primitive: str
 
 
-_DATA = "data"
-_Tag = _Weight | _Changed | str | None
-_CALLS = {
+@dataclass(frozen=True)
+class Data:
+    """Provenance: this value depends on the data; ``node`` is whatever a subclass notes of it."""
+
+    node: Any = None
+
+
+DATA = Data()
+Tag = Weight | Changed | Data | None
+CALLS = {
     "jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint",
     "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr",
 }  # fmt: skip
@@ -100,32 +107,50 @@ def interpret(
     traceable: call it under ``jit``, ``vmap`` or ``eval_shape``. Loops (``scan``) are unrolled;
     what happens inside ``while`` and ``cond`` is run but not looked into.
     """
-    closed, shapes = jax.make_jaxpr(apply, return_shape=True)(params, x)
-    leaves = jax.tree.leaves(params)
-    tags: list[_Tag] = [
-        _Weight(i, jnp.shape(leaf), tuple((d,) for d in range(jnp.ndim(leaf))))
-        for i, leaf in enumerate(leaves)
-    ]
-    data = jax.tree.leaves(x)
-    walker = _Walker(Trace(), on_use or (lambda use, data: None), on_output)
-    outs, _ = walker.run(closed, [*leaves, *data], tags + [_DATA] * len(data))
-    walker.trace.output = jax.tree.unflatten(jax.tree.structure(shapes), outs)
+    walker = Walker(Trace(), on_use or (lambda use, data: None), on_output)
+    walk(walker, apply, params, x)
     return walker.trace
 
 
+def walk(
+    walker: Walker,
+    apply: Callable[[Any, Any], Any],
+    params: Any,
+    x: Any,
+    data: Tag = DATA,
+) -> list[Tag]:
+    """Let a walker run ``apply(params, x)``; the provenance of the outputs.
+
+    ``data`` is the provenance of the entries of ``x``.
+    """
+    closed, shapes = jax.make_jaxpr(apply, return_shape=True)(params, x)
+    leaves = jax.tree.leaves(params)
+    tags: list[Tag] = [
+        Weight(i, jnp.shape(leaf), tuple((d,) for d in range(jnp.ndim(leaf))))
+        for i, leaf in enumerate(leaves)
+    ]
+    inputs = jax.tree.leaves(x)
+    outs, out_tags = walker.run(closed, [*leaves, *inputs], tags + [data] * len(inputs))
+    walker.trace.output = jax.tree.unflatten(jax.tree.structure(shapes), outs)
+    return out_tags
+
+
 @dataclass
-class _Walker:
+class Walker:
+    """Runs a jaxpr with the provenance of every value; subclasses may note more of the data."""
+
     trace: Trace
     on_use: OnUse
     on_output: OnOutput | None = None
 
     def run(
-        self, closed: ClosedJaxpr, values: Sequence[Any], tags: Sequence[_Tag]
-    ) -> tuple[list[Any], list[_Tag]]:
+        self, closed: ClosedJaxpr, values: Sequence[Any], tags: Sequence[Tag]
+    ) -> tuple[list[Any], list[Tag]]:
+        """Values and provenance of the outputs."""
         consts = [None] * len(closed.consts)
         return self._jaxpr(closed.jaxpr, [*closed.consts, *values], [*consts, *tags])
 
-    def _jaxpr(self, jaxpr: Jaxpr, values: Sequence[Any], tags: Sequence[_Tag]):
+    def _jaxpr(self, jaxpr: Jaxpr, values: Sequence[Any], tags: Sequence[Tag]):
         env = dict(
             zip((*jaxpr.constvars, *jaxpr.invars), zip(values, tags, strict=True), strict=True)
         )
@@ -135,14 +160,17 @@ class _Walker:
 
         for eqn in jaxpr.eqns:
             ins = [read(atom) for atom in eqn.invars]
-            outs, out_tags = self._equation(eqn, [v for v, _ in ins], [t for _, t in ins])
+            outs, out_tags = self.equation(eqn, [v for v, _ in ins], [t for _, t in ins])
             env.update(zip(eqn.outvars, zip(outs, out_tags, strict=True), strict=True))
         results = [read(atom) for atom in jaxpr.outvars]
         return [v for v, _ in results], [t for _, t in results]
 
-    def _equation(self, eqn: JaxprEqn, values: list[Any], tags: list[_Tag]):
+    def equation(
+        self, eqn: JaxprEqn, values: list[Any], tags: list[Tag]
+    ) -> tuple[list[Any], list[Tag]]:
+        """Values and provenance of the outputs of one equation."""
         name = eqn.primitive.name
-        if name in _CALLS:
+        if name in CALLS:
             keys = ("jaxpr", "call_jaxpr", "fun_jaxpr")
             inner = next(eqn.params[key] for key in keys if key in eqn.params)
             if isinstance(inner, ClosedJaxpr):
@@ -161,7 +189,7 @@ class _Walker:
             outs = [self.on_output(self.trace.uses[-1], outs[0])]
         return outs, [tag] * len(outs)
 
-    def _scan(self, eqn: JaxprEqn, values: list[Any], tags: list[_Tag]):
+    def _scan(self, eqn: JaxprEqn, values: list[Any], tags: list[Tag]):
         body = eqn.params["jaxpr"]
         # Told by the shapes, since releases of JAX name these counts differently: what is looped
         # over has one axis more outside than inside.
@@ -175,7 +203,7 @@ class _Walker:
         if eqn.params["reverse"]:
             steps = reversed(steps)
         collected: dict[int, list[Any]] = {}
-        y_tags: list[_Tag] = []
+        y_tags: list[Tag] = []
         for i in steps:
             outs, out_tags = self.run(
                 body,
@@ -187,34 +215,42 @@ class _Walker:
         ordered = [collected[i] for i in sorted(collected)]
         stacked = [jnp.stack(ys) for ys in zip(*ordered, strict=True)]
         # A weight that comes out of a loop is no longer one leaf.
-        y_tags = [_changed([t], "scan") if isinstance(t, _Weight) else t for t in y_tags]
+        y_tags = [_changed([t], "scan") if isinstance(t, Weight) else t for t in y_tags]
         return [*carry, *stacked], [*carry_tags, *y_tags]
 
-    def _tag(self, eqn: JaxprEqn, values: list[Any], tags: list[_Tag]) -> _Tag:
+    def _tag(self, eqn: JaxprEqn, values: list[Any], tags: list[Tag]) -> Tag:
         name = eqn.primitive.name
-        weights = [t for t in tags if isinstance(t, _Weight | _Changed)]
-        if _DATA in tags:
+        weights = [t for t in tags if isinstance(t, Weight | Changed)]
+        if any(isinstance(t, Data) for t in tags):
+            before = len(self.trace.uses)
             if weights and not self._record_use(eqn, values, tags):
                 for tag in weights:
-                    leaves = [tag.leaf] if isinstance(tag, _Weight) else tag.leaves
-                    how = name if isinstance(tag, _Weight) else f"{tag.primitive}, then {name}"
+                    leaves = [tag.leaf] if isinstance(tag, Weight) else tag.leaves
+                    how = name if isinstance(tag, Weight) else f"{tag.primitive}, then {name}"
                     for leaf in leaves:
                         self.trace.other.setdefault(leaf, how)
-            return _DATA
+            use = self.trace.uses[-1] if len(self.trace.uses) > before else None
+            return self.follow(eqn, values, tags, use)
         if not weights:
             return None
-        if len(weights) == 1 and isinstance(weights[0], _Weight):
+        if len(weights) == 1 and isinstance(weights[0], Weight):
             return _move(weights[0], eqn, values) or _changed(weights, name)
         return _changed(weights, name)
 
-    def _record_use(self, eqn: JaxprEqn, values: list[Any], tags: list[_Tag]) -> bool:
+    def follow(
+        self, eqn: JaxprEqn, values: list[Any], tags: Sequence[Tag], use: Use | None
+    ) -> Data:
+        """What to note of the result of an equation that data enters; ``use``, if it is a layer."""
+        return DATA
+
+    def _record_use(self, eqn: JaxprEqn, values: list[Any], tags: list[Tag]) -> bool:
         """Record the layer if this equation is one; False otherwise."""
         make = {"dot_general": _product, "conv_general_dilated": _convolution}
         if eqn.primitive.name not in make:
             return False
-        side = next((i for i, t in enumerate(tags) if isinstance(t, _Weight)), 0)
+        side = next((i for i, t in enumerate(tags) if isinstance(t, Weight)), 0)
         tag = tags[side]
-        if not isinstance(tag, _Weight) or tags[1 - side] != _DATA:
+        if not isinstance(tag, Weight) or not isinstance(tags[1 - side], Data):
             return False
         use = make[eqn.primitive.name](eqn, values, tag, side)
         if use is None:
@@ -228,29 +264,29 @@ def _shape(var: Any) -> tuple[int, ...]:
     return tuple(var.aval.shape)
 
 
-def _changed(tags: Sequence[_Weight | _Changed | None], primitive: str) -> _Changed:
+def _changed(tags: Sequence[Weight | Changed | None], primitive: str) -> Changed:
     leaves: set[int] = set()
     for tag in tags:
-        if isinstance(tag, _Weight):
+        if isinstance(tag, Weight):
             leaves.add(tag.leaf)
-        elif isinstance(tag, _Changed):
+        elif isinstance(tag, Changed):
             leaves |= tag.leaves
-    return _Changed(frozenset(leaves), primitive)
+    return Changed(frozenset(leaves), primitive)
 
 
-def _drop_leading(tag: _Tag) -> _Tag:
+def _drop_leading(tag: Tag) -> Tag:
     """The provenance of ``value[i]``: the leading axis becomes a stack of layers."""
-    return _Weight(tag.leaf, tag.shape, tag.axes[1:]) if isinstance(tag, _Weight) else tag
+    return Weight(tag.leaf, tag.shape, tag.axes[1:]) if isinstance(tag, Weight) else tag
 
 
-def _move(tag: _Weight, eqn: JaxprEqn, values: list[Any]) -> _Weight | None:
+def _move(tag: Weight, eqn: JaxprEqn, values: list[Any]) -> Weight | None:
     """The provenance after an equation that only moves the entries of a weight, else ``None``."""
     name = eqn.primitive.name
     if name in _SAME:
         return tag
     if name == "transpose":
         axes = tuple(tag.axes[i] for i in eqn.params["permutation"])
-        return _Weight(tag.leaf, tag.shape, axes)
+        return Weight(tag.leaf, tag.shape, axes)
     shape = _shape(eqn.outvars[0])
     if name in {"reshape", "squeeze", "expand_dims"}:
         return _regroup(tag, shape)
@@ -263,11 +299,11 @@ def _move(tag: _Weight, eqn: JaxprEqn, values: list[Any]) -> _Weight | None:
         cut = [d for d, (a, b) in enumerate(zip(before, shape, strict=True)) if a != b]
         if len(cut) == 1 and shape[cut[0]] == 1:
             axes = tuple(() if d == cut[0] else a for d, a in enumerate(tag.axes))
-            return _Weight(tag.leaf, tag.shape, axes)
+            return Weight(tag.leaf, tag.shape, axes)
     return None
 
 
-def _regroup(tag: _Weight, shape: Sequence[int]) -> _Weight | None:
+def _regroup(tag: Weight, shape: Sequence[int]) -> Weight | None:
     """Follow a reshape that merges neighbouring axes or adds and drops axes of size 1."""
     rest = [a for group in tag.axes for a in group if tag.shape[a] != 1]
     units = [a for group in tag.axes for a in group if tag.shape[a] == 1]
@@ -285,10 +321,10 @@ def _regroup(tag: _Weight, shape: Sequence[int]) -> _Weight | None:
     if units and axes:
         home = next((d for d, size in enumerate(shape) if size == 1), len(axes) - 1)
         axes[home] = (*units, *axes[home])
-    return _Weight(tag.leaf, tag.shape, tuple(axes))
+    return Weight(tag.leaf, tag.shape, tuple(axes))
 
 
-def _make_view(tag: _Weight, out: list[int], in_: list[int], parallel: list[int]) -> View | None:
+def _make_view(tag: Weight, out: list[int], in_: list[int], parallel: list[int]) -> View | None:
     def pick(dims):
         return tuple(a for d in dims for a in tag.axes[d])
 
@@ -300,7 +336,7 @@ def _make_view(tag: _Weight, out: list[int], in_: list[int], parallel: list[int]
     return View(out_axes, in_axes, stacked, parallel_axes)
 
 
-def _product(eqn: JaxprEqn, values: list[Any], tag: _Weight, side: int) -> Use | None:
+def _product(eqn: JaxprEqn, values: list[Any], tag: Weight, side: int) -> Use | None:
     contract, batch = eqn.params["dimension_numbers"]
     mine, theirs = contract[side], contract[1 - side]
     free = [d for d in range(len(tag.axes)) if d not in mine and d not in batch[side]]
@@ -313,7 +349,7 @@ def _product(eqn: JaxprEqn, values: list[Any], tag: _Weight, side: int) -> Use |
     return Use(tag.leaf, view, positions, contracted=tuple(theirs))
 
 
-def _convolution(eqn: JaxprEqn, values: list[Any], tag: _Weight, side: int) -> Use | None:
+def _convolution(eqn: JaxprEqn, values: list[Any], tag: Weight, side: int) -> Use | None:
     if side != 1 or eqn.params["batch_group_count"] != 1:
         return None
     numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]

@@ -1,0 +1,9 @@
+"""Guarantees with every constant, and the assumptions they rest on."""
+
+from rankjax.certificates.certificate import Certificate as Certificate
+from rankjax.certificates.certify import certify as certify
+from rankjax.certificates.recursion import Recursion as Recursion
+from rankjax.certificates.recursion import trace_recursion as trace_recursion
+from rankjax.certificates.surrogate import Surrogate as Surrogate
+from rankjax.certificates.surrogate import surrogate as surrogate
+from rankjax.certificates.verify import verify as verify
