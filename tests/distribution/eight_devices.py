@@ -21,7 +21,6 @@ from rankjax.training import (
     proximal_schatten,
     rank_sparse_penalty,
     schatten_penalty,
-    stable_rank_penalty,
 )
 from tests.distribution import network
 
@@ -109,7 +108,6 @@ SPECS = {
 SCALARS = {
     "schatten": lambda s, q, w: schatten_penalty(s, q, p=0.5, weight=w),
     "traced p": lambda s, q, w: schatten_penalty(s, q, p=w, eps=w),
-    "stable rank": lambda s, q, w: stable_rank_penalty(s, q, weight=w),
     "bound": lambda s, q, w: rank_sparse_penalty(s, q, Sample.of_size(9), weight=w),
 }
 
@@ -312,9 +310,10 @@ def test_functions_of_a_matrix_on_explicit_axes(context):
 
 def test_without_a_context_explicit_weights_are_measured_eagerly():
     mesh = three_axes("explicit")
-    placed = place(mesh, RAGGED, SPECS)
-    for structure in (STRUCTURE, STRUCTURE.spread_over(mesh)):
-        got, expected = measure(structure, placed), measure(STRUCTURE, RAGGED)
-        assert_close(got.sigma, expected.sigma, rtol=1e-9)
-        value = schatten_penalty(structure, placed, p=0.5)
-        np.testing.assert_allclose(value, schatten_penalty(STRUCTURE, RAGGED, p=0.5), rtol=1e-9)
+    params = {"kernel": normal(0, 6, 4)}
+    structure = describe(params)
+    placed = place(mesh, params, {"kernel": P("tensor", "fsdp")})
+    sigma = measure(structure, placed).sigma[0][0, 0]
+    np.testing.assert_allclose(sigma, np.linalg.svd(params["kernel"])[1], rtol=1e-9)
+    value = schatten_penalty(structure, placed, p=2.0, eps=0.0)
+    np.testing.assert_allclose(value, np.sum(params["kernel"] ** 2), rtol=1e-9)

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-EIGHT = "--xla_force_host_platform_device_count=8"
+# Compiling is most of the work here; what is compiled runs for milliseconds.
+EIGHT = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 
 
 def test_on_eight_devices():
@@ -18,7 +19,7 @@ def test_on_eight_devices():
         env={**os.environ, "XLA_FLAGS": EIGHT, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
