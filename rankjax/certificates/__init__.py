@@ -2,6 +2,10 @@
 
 from rankjax.certificates.certificate import Certificate as Certificate
 from rankjax.certificates.certify import certify as certify
+from rankjax.certificates.compressed import CompressedCertificate as CompressedCertificate
+from rankjax.certificates.compressed import CompressedNetwork as CompressedNetwork
+from rankjax.certificates.compressed import compress as compress
+from rankjax.certificates.finetune import Schedule as Schedule
 from rankjax.certificates.recursion import Recursion as Recursion
 from rankjax.certificates.recursion import trace_recursion as trace_recursion
 from rankjax.certificates.surrogate import Surrogate as Surrogate

@@ -19,14 +19,15 @@ from rankjax.network.paths import paths_and_leaves, split_arrays
 from rankjax.network.structure import Structure
 from rankjax.network.tracing import Use, interpret
 
-_LARGEST_ERROR = 0.999  # kl^{-1} is 1 beyond, and its gradient nothing to follow
+_LARGEST_ERROR = 0.99  # beyond, kl^{-1} is nearly 1 and has no slope to follow
 
 
 class Surrogate(NamedTuple):
     """A differentiable stand-in for a certificate.
 
     Attributes:
-        value: ``kl^{-1}(error, (nats + ln(1/delta)) / n)``.
+        value: ``kl^{-1}(error, (nats + ln(1/delta)) / n)``, continued linearly in the error where
+            that is above 0.99, so that a gradient leads out of there.
         error: the soft count of errors, at least the share with ``M <= 2 sqrt(2) E``.
         nats: the code length with real-valued precisions.
     """
@@ -146,7 +147,8 @@ def surrogate(
     exponents = jnp.where(jnp.arange(logits.shape[1]) == y[:, None], 0, gaps / steepness[:, None])
     error = jnp.mean(jax.nn.logsumexp(exponents, axis=1)) / math.log(2)
     budget = (nats + math.log(1 / delta)) / number(n)
-    return Surrogate(kl_inverse(jnp.minimum(error, _LARGEST_ERROR), budget), error, nats)
+    counted = jnp.minimum(error, _LARGEST_ERROR)
+    return Surrogate(kl_inverse(counted, budget) + (error - counted), error, nats)
 
 
 def _nats(stack: Array, norm: Array, bits: Array, p: Array) -> Array:

@@ -1,0 +1,258 @@
+"""A network as one message: for every parameter array integers and a step, in a file of their own.
+
+A file is a checksum of four bytes and the message of an arithmetic coder. What is fixed before the
+data are seen is not in it: the paths, shapes and dtypes of the arrays, which of them are matrices,
+and the reference values they are counted from. All of that goes into the checksum, so that a file
+of another network is refused. For each array, in the order of the tree:
+
+- its kind: the reference unchanged, integers times a step, or (matrices only) a product of two
+  integer factors times a step; all equally likely;
+- the step's exponent on the grid ``2^{j/8}`` (Elias' delta code), the rank (all equally likely);
+- its integers, by ``write_symbols``.
+
+Messages are self-delimiting, so the file lengths obey Kraft's inequality: a file of N bits costs
+``N log 2`` nats and nothing for its length. The value of an array is computed in integers and
+float64.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rankjax.certificates.coding import Decoder, Encoder, integer_nats
+from rankjax.certificates.quantise import grid_step
+from rankjax.certificates.symbols import (
+    code_length,
+    read_symbols,
+    shortest_way,
+    write_symbols,
+)
+from rankjax.network.paths import array_paths, split_arrays
+from rankjax.network.structure import Layer, Structure
+
+FORMAT = "rankjax compressed network, format 1"
+CHECKSUM_BYTES = 4
+MAX_EXPONENT = 8 * 100
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What is known of one array before the data are seen (static).
+
+    Attributes:
+        path: its path in the tree.
+        shape: its shape.
+        dtype: name of its dtype.
+        layer: how it is seen as a matrix; ``None`` for an array that is no matrix.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    layer: Layer | None = None
+
+    @property
+    def full_rank(self) -> int:
+        """The largest rank that a product may have, 0 for what is no matrix."""
+        return min(self.layer.matrix_shape) if self.layer else 0
+
+    @property
+    def kinds(self) -> int:
+        """How many kinds of code there are to choose from."""
+        return 3 if self.full_rank else 2
+
+    def factor_shapes(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of the two factors of a product of this rank."""
+        assert self.layer is not None
+        (m, n), stack = self.layer.matrix_shape, (self.layer.stacked, self.layer.parallel)
+        return (*stack, m, rank), (*stack, rank, n)
+
+    def to_matrix(self, array: np.ndarray) -> np.ndarray:
+        """``Layer.matrix`` in NumPy, since JAX may not keep 64 bits."""
+        assert self.layer is not None
+        stack = (self.layer.stacked, self.layer.parallel)
+        return array.transpose(self.layer.view.order).reshape(*stack, *self.layer.matrix_shape)
+
+    def from_matrix(self, matrix: np.ndarray) -> np.ndarray:
+        """Undo ``to_matrix``."""
+        assert self.layer is not None
+        order = self.layer.view.order
+        return matrix.reshape([self.shape[axis] for axis in order]).transpose(np.argsort(order))
+
+
+@dataclass(frozen=True, eq=False)
+class StoredArray:
+    """The code of one array.
+
+    Attributes:
+        exponent: the step is ``2^{exponent/8}``.
+        symbols: no array: the reference itself; one: integers in the array's own shape; two:
+            ``(stacked, parallel, out, k)`` and ``(stacked, parallel, k, in)``, to be multiplied.
+    """
+
+    exponent: int = 0
+    symbols: tuple[np.ndarray, ...] = ()
+
+    @property
+    def rank(self) -> int | None:
+        """The number of columns of the first factor, ``None`` where there are no factors."""
+        return self.symbols[0].shape[-1] if len(self.symbols) == 2 else None
+
+    @property
+    def non_zero(self) -> int:
+        """How many of the integers are not 0."""
+        return sum(int(np.count_nonzero(s)) for s in self.symbols)
+
+    def integers(self, slot: Slot) -> np.ndarray:
+        """The array in units of the step, as integers."""
+        if not self.symbols:
+            return np.zeros(slot.shape, np.int64)
+        if len(self.symbols) == 1:
+            return self.symbols[0]
+        return slot.from_matrix(self.symbols[0] @ self.symbols[1])
+
+    def value(self, slot: Slot, reference: np.ndarray) -> np.ndarray:
+        """The array as it is used, in its own dtype."""
+        if not self.symbols:
+            return np.asarray(reference, jnp.dtype(slot.dtype))
+        moved = self.integers(slot) * grid_step(self.exponent)
+        return (np.asarray(reference, np.float64) + moved).astype(jnp.dtype(slot.dtype))
+
+    def nats(self, slot: Slot) -> float:
+        """Its part of the message."""
+        total = math.log(slot.kinds) + sum(code_length(s) for s in self.symbols)
+        if self.symbols:
+            total += integer_nats(self.exponent)
+        return total + (math.log(slot.full_rank) if self.rank else 0.0)
+
+    def simplified(self, slot: Slot) -> StoredArray:
+        """The shortest code of the same value among those that are easily seen."""
+        if len(self.symbols) == 2:
+            out, in_ = self.symbols
+            used = np.any(out != 0, axis=(0, 1, 2)) & np.any(in_ != 0, axis=(0, 1, 3))
+            product = StoredArray(self.exponent, (out[..., used], in_[..., used, :]))
+            direct = StoredArray(self.exponent, (self.integers(slot),)).simplified(slot)
+            if not direct.symbols or not used.any() or direct.nats(slot) <= product.nats(slot):
+                return direct
+            return product
+        return self if self.non_zero else StoredArray()
+
+
+def slots_of(structure: Structure, like: Any) -> tuple[Slot, ...]:
+    """The arrays of a tree, in its order.
+
+    Raises:
+        ValueError: an array does not hold floating point numbers, or ``like`` does not have the
+            matrices of ``structure``.
+    """
+    structure.leaves(like)
+    layers = {layer.path: layer for layer in structure.spec}
+    arrays, _ = split_arrays(like)
+    slots = []
+    for path, leaf in zip(array_paths(like), arrays, strict=True):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"params[{path!r}] has dtype {leaf.dtype}; only floating point arrays can be "
+                "stored: leave others out of the tree and close over them in apply"
+            )
+        slots.append(Slot(path, tuple(leaf.shape), str(leaf.dtype), layers.get(path)))
+    return tuple(slots)
+
+
+def references_of(slots: tuple[Slot, ...], reference: Any) -> list[np.ndarray]:
+    """The arrays that are counted from, zeros where ``reference`` is ``None``.
+
+    Raises:
+        ValueError: ``reference`` has other arrays, or not finite ones.
+    """
+    if reference is None:
+        return [np.zeros(slot.shape, jnp.dtype(slot.dtype)) for slot in slots]
+    arrays = [np.asarray(a) for a in jax.device_get(split_arrays(reference)[0])]
+    got = [
+        (path, a.shape, str(a.dtype))
+        for path, a in zip(array_paths(reference), arrays, strict=True)
+    ]
+    if got != [(slot.path, slot.shape, slot.dtype) for slot in slots]:
+        raise ValueError(
+            f"reference must have the paths, shapes and dtypes of params, "
+            f"{[(slot.path, slot.shape, slot.dtype) for slot in slots]}, got {got}"
+        )
+    for path, array in zip(array_paths(reference), arrays, strict=True):
+        if not np.all(np.isfinite(array.astype(np.float64))):
+            raise ValueError(f"reference[{path!r}] must be finite")
+    return arrays
+
+
+def fingerprint(slots: tuple[Slot, ...], references: list[np.ndarray]) -> int:
+    """A checksum of all that is fixed beforehand."""
+    total = zlib.crc32(FORMAT.encode())
+    for slot, reference in zip(slots, references, strict=True):
+        view = slot.layer and (slot.layer.matrix_shape, slot.layer.view.order)
+        total = zlib.crc32(repr((slot.path, slot.shape, slot.dtype, view)).encode(), total)
+        total = zlib.crc32(np.ascontiguousarray(reference).tobytes(), total)
+    return total
+
+
+def pack(
+    slots: tuple[Slot, ...], arrays: list[StoredArray], seed: int, ways: list[int] | None = None
+) -> bytes:
+    """The file's content; ``seed`` from ``fingerprint``, ``ways`` by default the shortest."""
+    if ways is None:
+        ways = [shortest_way(symbols) for array in arrays for symbols in array.symbols]
+    remaining = iter(ways)
+    encoder = Encoder()
+    for slot, array in zip(slots, arrays, strict=True):
+        kind = len(array.symbols)
+        encoder.write(kind, kind + 1, slot.kinds)
+        if kind:
+            encoder.write_integer(array.exponent)
+        if array.rank is not None:
+            encoder.write(array.rank - 1, array.rank, slot.full_rank)
+        for symbols in array.symbols:
+            write_symbols(encoder, symbols, next(remaining))
+    message = encoder.finish()
+    return zlib.crc32(message, seed).to_bytes(CHECKSUM_BYTES, "big") + message
+
+
+def unpack(slots: tuple[Slot, ...], data: bytes, seed: int) -> list[StoredArray]:
+    """Undo ``pack``.
+
+    Raises:
+        ValueError: the file is truncated, altered, of another network, or no such file at all.
+    """
+    checksum, message = data[:CHECKSUM_BYTES], data[CHECKSUM_BYTES:]
+    if zlib.crc32(message, seed).to_bytes(CHECKSUM_BYTES, "big") != checksum:
+        raise ValueError(
+            "not a compressed network of this structure and reference: the checksum is wrong "
+            "(truncated, altered, or a file of something else)"
+        )
+    decoder, arrays, ways = Decoder(message), [], []
+    for slot in slots:
+        array, of_array = _read(decoder, slot)
+        arrays.append(array)
+        ways += of_array
+    # The checksum may be right by chance; only what `pack` writes is in the code.
+    if pack(slots, arrays, seed, ways) != data:
+        raise ValueError("not a compressed network: the message is none that would be written")
+    return arrays
+
+
+def _read(decoder: Decoder, slot: Slot) -> tuple[StoredArray, list[int]]:
+    kind = decoder.read_uniform(slot.kinds)
+    if kind == 0:
+        return StoredArray(), []
+    exponent = decoder.read_integer()
+    if abs(exponent) > MAX_EXPONENT:
+        raise ValueError(f"not a compressed network: a step of 2^({exponent}/8)")
+    shapes = (slot.shape,)
+    if kind == 2:
+        shapes = slot.factor_shapes(1 + decoder.read_uniform(slot.full_rank))
+    found = [read_symbols(decoder, shape) for shape in shapes]
+    return StoredArray(exponent, tuple(s for s, _ in found)), [way for _, way in found]
