@@ -13,8 +13,9 @@ from jax.typing import ArrayLike
 
 from rankjax.matrix import engines, frozen, schatten_power, warm
 from rankjax.matrix.canonical import at_least_float32, concrete, one_of
+from rankjax.matrix.meshes import automatic
 from rankjax.network import Layer, Structure
-from rankjax.network.buckets import by_shape
+from rankjax.network.buckets import large_alone
 from rankjax.training.penalties import DEFAULT_EPS, check_paths
 from rankjax.training.stepping import (
     Number,
@@ -26,8 +27,6 @@ from rankjax.training.stepping import (
     on_every,
 )
 
-#: Entries from which a leaf is decomposed alone, not in a batch with others of its shape.
-_LARGE = 256 * 256
 BETWEEN = ("frozen", "warm", "stale")
 
 
@@ -189,32 +188,20 @@ def _exact(
 ) -> tuple[Array, ...]:
     """The gradient of ``sum_l |A_l|_{S_p}^p`` by each leaf, in at least float32."""
 
-    def slope(a: Array, _: Array) -> Array:
+    def slope(a: Array, _: Array, p: ArrayLike, eps: ArrayLike) -> Array:
         return jax.grad(lambda a: jnp.sum(schatten_power(a, p=p, eps=eps, method=method)))(a)
 
-    slopes = _large_ones_alone(slope, _matrices(structure, leaves))
-    return tuple(layer.leaf(g) for layer, g in zip(structure.spec, slopes, strict=True))
+    @automatic
+    def slopes(leaves: tuple[Array, ...], p: ArrayLike, eps: ArrayLike) -> tuple[Array, ...]:
+        found = large_alone(slope, _matrices(structure, leaves), structure.mesh, p, eps)
+        return tuple(layer.leaf(g) for layer, g in zip(structure.spec, found, strict=True))
+
+    return slopes(leaves, p, eps)
 
 
 def _matrices(structure: Structure, leaves: tuple[Array, ...]) -> tuple[Array, ...]:
     pairs = zip(structure.spec, leaves, strict=True)
     return tuple(at_least_float32(layer.matrix(jnp.asarray(leaf))) for layer, leaf in pairs)
-
-
-def _large_ones_alone(
-    function: Callable[[Array, Array], Array], matrices: tuple[Array, ...]
-) -> tuple[Array, ...]:
-    """``by_shape`` for the small matrices; large leaves one after the other.
-
-    A batch of large ones would hold all their intermediate results at a time, more memory than the
-    step itself, and gain nothing.
-    """
-    small = [i for i, a in enumerate(matrices) if a.size < _LARGE]
-    found = dict(zip(small, by_shape(function, [matrices[i] for i in small]), strict=True))
-    for i, a in enumerate(matrices):
-        if i not in found:
-            (found[i],) = by_shape(function, [a])
-    return tuple(found[i] for i in range(len(matrices)))
 
 
 def _frozen(structure: Structure, method: str) -> _Keep:
@@ -229,19 +216,19 @@ def _frozen(structure: Structure, method: str) -> _Keep:
         return "svd" if small else "gram"
 
     def renew(leaves: tuple[Array, ...], p: ArrayLike, eps: ArrayLike) -> tuple[Any, ...]:
-        def of_batch(a: Array, _: Array) -> Array:
-            return frozen.refresh(a, p=p, eps=eps, method=engine(a, eps)).preconditioner
+        def of_batch(a: Array, _: Array, p: ArrayLike, smoothing: ArrayLike) -> Array:
+            return frozen.refresh(a, p=p, eps=smoothing, method=engine(a, eps)).preconditioner
 
-        return tuple(
-            map(frozen.FrozenState, _large_ones_alone(of_batch, _matrices(structure, leaves)))
-        )
+        matrices = _matrices(structure, leaves)
+        found = large_alone(of_batch, matrices, structure.mesh, p, eps)
+        return tuple(map(frozen.FrozenState, found))
 
     def step(layer: Layer, leaf: Array, kept: Any, p: ArrayLike, eps: ArrayLike) -> Any:
         del p, eps
         matrix = at_least_float32(layer.matrix(jnp.asarray(leaf)))
         return layer.leaf(frozen.step(matrix, kept)), kept
 
-    return _Keep(renew, step)
+    return _Keep(automatic(renew), automatic(step))
 
 
 def _warm(structure: Structure, method: str) -> _Keep:
@@ -250,7 +237,7 @@ def _warm(structure: Structure, method: str) -> _Keep:
     def renew(leaves: tuple[Array, ...], p: ArrayLike, eps: ArrayLike) -> tuple[Any, ...]:
         del p, eps
         matrices = _matrices(structure, leaves)
-        bases = _large_ones_alone(lambda a, _: warm.refresh(a).basis, matrices)
+        bases = large_alone(lambda a, _: warm.refresh(a).basis, matrices, structure.mesh)
         return tuple(warm.WarmState(v, jnp.zeros(v.shape[:-2], v.dtype)) for v in bases)
 
     def step(layer: Layer, leaf: Array, kept: Any, p: ArrayLike, eps: ArrayLike) -> Any:
@@ -258,7 +245,7 @@ def _warm(structure: Structure, method: str) -> _Keep:
         _, gradient, kept = warm.step(matrix, kept, p=p, eps=eps)
         return layer.leaf(gradient), kept
 
-    return _Keep(renew, step)
+    return _Keep(automatic(renew), automatic(step))
 
 
 def _stale(structure: Structure, method: str) -> _Keep:
@@ -269,7 +256,7 @@ def _stale(structure: Structure, method: str) -> _Keep:
         del layer, leaf, p, eps
         return kept, kept
 
-    return _Keep(renew, step)
+    return _Keep(automatic(renew), automatic(step))
 
 
 _KEEP = {"frozen": _frozen, "warm": _warm, "stale": _stale}

@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 from rankjax.bounds import rank_sparse
 from rankjax.matrix import log_det, schatten_power, stable_rank
 from rankjax.matrix.canonical import at_least_float32
+from rankjax.matrix.meshes import automatic
 from rankjax.network import Sample, Structure, measure
 from rankjax.network.buckets import by_shape
 
@@ -25,6 +26,7 @@ from rankjax.network.buckets import by_shape
 DEFAULT_EPS = 1e-2
 
 
+@automatic
 def schatten_penalty(
     structure: Structure,
     params: Any,
@@ -66,11 +68,12 @@ def schatten_penalty(
     """
     weights = _weights(structure, weight)
 
-    def power(a: Array, index: Array) -> Array:
+    def power(a: Array, index: Array, p: ArrayLike, eps: ArrayLike, weights: Array) -> Array:
         of_each = schatten_power(a, p=p, eps=eps, eps_mode=eps_mode, method=method)
         return of_each * weights.astype(a.dtype)[index]
 
-    return total(by_shape(power, _moved(structure, params, reference)))
+    moved = _moved(structure, params, reference)
+    return total(by_shape(power, moved, structure.mesh, p, eps, weights))
 
 
 def nuclear_penalty(
@@ -114,6 +117,7 @@ def nuclear_penalty(
     )  # fmt: skip
 
 
+@automatic
 def log_det_penalty(
     structure: Structure,
     params: Any,
@@ -155,12 +159,14 @@ def log_det_penalty(
     """
     weights = _weights(structure, weight)
 
-    def one(a: Array, index: Array) -> Array:
+    def one(a: Array, index: Array, eps: ArrayLike, weights: Array) -> Array:
         return log_det(a, eps=eps, eps_mode=eps_mode) * weights.astype(a.dtype)[index]
 
-    return total(by_shape(one, _moved(structure, params, reference)))
+    moved = _moved(structure, params, reference)
+    return total(by_shape(one, moved, structure.mesh, eps, weights))
 
 
+@automatic
 def stable_rank_penalty(
     structure: Structure,
     params: Any,
@@ -192,10 +198,11 @@ def stable_rank_penalty(
     """
     weights = _weights(structure, weight)
 
-    def rank(a: Array, index: Array) -> Array:
+    def rank(a: Array, index: Array, weights: Array) -> Array:
         return stable_rank(a) * weights.astype(a.dtype)[index]
 
-    return total(by_shape(rank, _moved(structure, params, reference)))
+    moved = _moved(structure, params, reference)
+    return total(by_shape(rank, moved, structure.mesh, weights))
 
 
 def rank_sparse_penalty(

@@ -17,7 +17,9 @@ from jax import Array
 from rankjax.matrix import project_rank as nearest_of_rank
 from rankjax.matrix import project_spectral_ball, prox_schatten
 from rankjax.matrix.canonical import at_least_float32
+from rankjax.matrix.meshes import automatic
 from rankjax.network import Structure
+from rankjax.network.buckets import large_alone
 from rankjax.training.stepping import (
     Number,
     StepCount,
@@ -134,18 +136,21 @@ def _after_the_step(
     """The update that takes the parameters to ``towards`` of where the step would take them."""
     check_every(every)
 
+    @automatic
+    def goals(arrived: tuple[Array, ...], count: Array) -> tuple[Array, ...]:
+        matrices = [layer.matrix(a) for layer, a in zip(structure.spec, arrived, strict=True)]
+        found = large_alone(lambda a, _, count: towards(a, count), matrices, structure.mesh, count)
+        return tuple(layer.leaf(a) for layer, a in zip(structure.spec, found, strict=True))
+
     def update(updates: Any, state: Any, params: Any = None, **_: Any) -> Any:
         needed(params)
-        leaves = structure.leaves(params)
+        leaves = [at_least_float32(jnp.asarray(leaf)) for leaf in structure.leaves(params)]
 
         def moved(steps: tuple[Array, ...]) -> tuple[Array, ...]:
-            new = []
-            for layer, leaf, step in zip(structure.spec, leaves, steps, strict=True):
-                start = at_least_float32(jnp.asarray(leaf))
-                target = start + step.astype(start.dtype)
-                goal = layer.leaf(towards(layer.matrix(target), state.count))
-                new.append(step + (goal - target).astype(step.dtype))
-            return tuple(new)
+            pairs = zip(leaves, steps, strict=True)
+            arrived = tuple(leaf + step.astype(leaf.dtype) for leaf, step in pairs)
+            triples = zip(steps, goals(arrived, state.count), arrived, strict=True)
+            return tuple(step + (goal - at).astype(step.dtype) for step, goal, at in triples)
 
         new = on_every(every, state.count, moved, lambda steps: steps, structure.leaves(updates))
         return structure.replace_leaves(updates, new), StepCount(next_count(state.count))
