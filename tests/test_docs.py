@@ -31,6 +31,6 @@ def test_overview_has_all_short_names():
 @pytest.mark.parametrize("floor", FLOORS)
 def test_every_function_is_in_a_column(floor):
     lines = (ROOT / "docs" / "numbers.md").read_text().splitlines()
-    row = next(line for line in lines if line.startswith(f"| `{floor}` |"))
+    row = " ".join(line for line in lines if line.startswith(f"| `{floor}` |"))
     functions = {name for name in public_names(f"rankjax/{floor}") if name.islower()}
     assert functions <= set(re.findall(r"`(\w+)`", row)) or "all of it" in row
