@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rankjax.certificates.certificate import rounded_up, upper_bound
+from rankjax.certificates.codes import Length, one_of
 from rankjax.certificates.finetune import Latent, Schedule, finetune
 from rankjax.certificates.initial import initial_latents
 from rankjax.certificates.stored import (
@@ -26,6 +28,7 @@ from rankjax.certificates.stored import (
     unpack,
 )
 from rankjax.network.paths import Skeleton, split_arrays
+from rankjax.network.sample import margin_of, number_of_examples
 from rankjax.network.structure import Structure
 
 Apply = Callable[[Any, Any], Any]
@@ -180,10 +183,9 @@ class CompressedNetwork:
         _check_delta(delta)
         if tried < 1:
             raise ValueError(f"tried must be at least 1, got {tried!r}")
-        errors = count_errors(apply, self.params, x, y, batch_size=batch_size)
-        n = len(y)
-        budget = (self.nats + math.log(tried) + math.log(1 / delta)) / n
-        value = outward_kl_inverse(errors / n, budget)
+        errors, n = count_errors(apply, self.params, x, y, batch_size=batch_size), len(y)
+        length = Length(((self.bits, 2, 1),)) + one_of(tried)
+        value = rounded_up(upper_bound(length, errors, n, delta, "kl"))
         return CompressedCertificate(value, errors, n, self.bits, delta, tried)
 
     def __str__(self) -> str:
@@ -315,21 +317,17 @@ def count_errors(apply: Apply, params: Any, x: Any, y: Any, *, batch_size: int =
     Every example is evaluated alone, as a batch of one.
     """
     y = np.asarray(y)
-    if y.ndim != 1 or y.dtype.kind not in "iu" or y.size == 0:
-        raise ValueError(f"y must be a non-empty vector of integers, got {y.shape} of {y.dtype}")
-    sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
-    if sizes != {(len(y),)}:
-        raise ValueError(f"x must have a leading axis of {len(y)}, the length of y, got {sizes}")
+    n = number_of_examples(x, y, batch_size)
     arrays, skeleton = split_arrays(params)
     errors = 0
-    for start in range(0, len(y), batch_size):
+    for start in range(0, n, batch_size):
         # The last batch is filled up with its last example, so that nothing is compiled anew.
-        index = np.minimum(np.arange(start, start + batch_size), len(y) - 1)
+        index = np.minimum(np.arange(start, start + batch_size), n - 1)
         batch = jax.tree.map(lambda a, index=index: a[index], x)
         margins, classes = _margins(apply, skeleton, arrays, batch, y[index])
         if y[index].min() < 0 or y[index].max() >= int(classes[0]):
             raise ValueError(f"y must be from 0 to {int(classes[0]) - 1}, got other labels")
-        errors += int(np.sum(~(np.asarray(margins)[: len(y) - start] > 0)))
+        errors += int(np.sum(~(np.asarray(margins)[: n - start] > 0)))
     return errors
 
 
@@ -344,32 +342,9 @@ def _margins(apply: Apply, skeleton: Skeleton, arrays: list[Any], x: Any, y: Any
                 f"apply: got outputs of shape {logits.shape} for one example, "
                 "must be logits of shape (1, classes) with at least 2 classes"
             )
-        others = jnp.where(jnp.arange(logits.shape[1]) == y, -jnp.inf, logits[0])
-        return logits[0, y] - jnp.max(others), jnp.asarray(logits.shape[1])
+        return margin_of(logits[0], y), jnp.asarray(logits.shape[1])
 
     return jax.vmap(one)(x, y)
-
-
-def outward_kl_inverse(q: float, budget: float) -> float:
-    """An upper bound of the largest p with ``kl(q || p) <= budget``, within 1e-9 of it, in float64.
-
-    Example:
-        >>> round(outward_kl_inverse(0.0, 0.1), 9)  # 1 - exp(-0.1)
-        0.095162582
-    """
-
-    def divergence(p: float) -> float:
-        first = q * math.log(q / p) if q > 0 else 0.0
-        return first + ((1 - q) * (math.log1p(-q) - math.log1p(-p)) if q < 1 else 0.0)
-
-    # Both logarithms are below 40 here and are rounded by less than 1e-15 of themselves.
-    enough = budget * (1 + 1e-12) + 1e-13
-    low, high = q, 1.0
-    while True:
-        middle = (low + high) / 2
-        if not low < middle < high:
-            return high
-        low, high = (low, middle) if divergence(middle) > enough else (middle, high)
 
 
 def _network(

@@ -1,5 +1,6 @@
 """One matrix, or a batch ``(..., m, n)``: norms, ranks, derivatives. Knows no network."""
 
+from rankjax.matrix import frozen as frozen
 from rankjax.matrix import spectrum as spectrum
 from rankjax.matrix import warm as warm
 from rankjax.matrix.convolution import conv_norm_bound as conv_norm_bound
@@ -11,12 +12,14 @@ from rankjax.matrix.estimate import estimate_schatten_power as estimate_schatten
 from rankjax.matrix.functions import spectral_map as spectral_map
 from rankjax.matrix.functions import spectral_sum as spectral_sum
 from rankjax.matrix.lanczos import spectral_norm_bounds as spectral_norm_bounds
+from rankjax.matrix.log_det import log_det as log_det
 from rankjax.matrix.norms import frobenius_norm as frobenius_norm
 from rankjax.matrix.norms import nuclear_norm as nuclear_norm
 from rankjax.matrix.norms import schatten_norm as schatten_norm
 from rankjax.matrix.norms import schatten_power as schatten_power
 from rankjax.matrix.norms import singular_values as singular_values
 from rankjax.matrix.norms import spectral_norm as spectral_norm
+from rankjax.matrix.product import product_schatten_power as product_schatten_power
 from rankjax.matrix.proximal import project_nuclear_ball as project_nuclear_ball
 from rankjax.matrix.proximal import project_rank as project_rank
 from rankjax.matrix.proximal import project_spectral_ball as project_spectral_ball

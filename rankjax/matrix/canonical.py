@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 EPS_MODES = ("relative", "absolute")
@@ -78,6 +79,10 @@ def canonicalize(a: ArrayLike, axes: Sequence[int] = (-2, -1)) -> Canonical:
     if array.ndim < 2:
         raise ValueError(f"a must have at least 2 axes (a matrix), got shape {array.shape}")
     matrix = jnp.moveaxis(array, matrix_axes(axes, array.ndim), (-2, -1))
+    mesh = jax.typeof(matrix).sharding.mesh
+    if AxisType.Explicit in mesh.axis_types:
+        # A decomposition needs whole matrices, and explicit axes are never gathered by themselves.
+        matrix = jax.sharding.reshard(matrix, NamedSharding(mesh, PartitionSpec()))
     dtype = array.dtype
     if jnp.finfo(dtype).bits < 32:
         matrix = matrix.astype(jnp.float32)

@@ -41,7 +41,8 @@ def _sum(phi: Scalar, a: Array, args: Arguments) -> Array:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _sum_at(phi: Scalar, factors: SVD, a: Array, args: Arguments) -> Array:
+def sum_at(phi: Scalar, factors: SVD, a: Array, args: Arguments) -> Array:
+    """``sum_i phi(sigma_i)`` from ``factors`` of the constant ``a``; differentiable by a, args."""
     del a
     return jnp.sum(apply(phi, factors.s, args, odd=False), axis=-1)
 
@@ -62,14 +63,14 @@ def map_at(h: Scalar, factors: SVD, a: Array, args: Arguments) -> Array:
 def _sum_at_jvp(phi, primals, tangents):
     factors, a, args = primals
     _, da, dargs = tangents
-    value = _sum_at(phi, *primals)
+    value = sum_at(phi, *primals)
     tangent = jnp.zeros_like(value)
     if not isinstance(da, SymbolicZero):
         gradient = map_at(Derivative(phi), factors, a, args)
         tangent = tangent + jnp.sum(gradient * da, axis=(-2, -1))
     for i, darg in enumerate(dargs):
         if not isinstance(darg, SymbolicZero):
-            tangent = tangent + _sum_at(Partial(phi, i), factors, a, args) * darg
+            tangent = tangent + sum_at(Partial(phi, i), factors, a, args) * darg
     return value, tangent
 
 
@@ -96,7 +97,7 @@ def _from_matrix(rule):
     return jvp
 
 
-_sum_at.defjvp(_sum_at_jvp, symbolic_zeros=True)
+sum_at.defjvp(_sum_at_jvp, symbolic_zeros=True)
 map_at.defjvp(_map_at_jvp, symbolic_zeros=True)
 _sum.defjvp(_from_matrix(_sum_at_jvp), symbolic_zeros=True)
 _map.defjvp(_from_matrix(_map_at_jvp), symbolic_zeros=True)

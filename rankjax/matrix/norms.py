@@ -27,6 +27,7 @@ from rankjax.matrix.canonical import (
     positive,
 )
 from rankjax.matrix.gram import values
+from rankjax.matrix.meshes import automatic
 from rankjax.matrix.powers import SchattenPower
 
 _EXACT = ("auto", "svd", "lanczos")
@@ -34,6 +35,7 @@ _AXES = (-2, -1)
 _SMALL_EXPONENT = 4
 
 
+@automatic
 def singular_values(a: ArrayLike, /, *, axes: Sequence[int] = _AXES, method: str = "auto") -> Array:
     """All singular values, descending.
 
@@ -116,6 +118,7 @@ def _check(
     return canonicalize(a, axes)
 
 
+@automatic
 def schatten_power(
     a: ArrayLike,
     /,
@@ -179,6 +182,7 @@ def _norm_unit(matrix: Array, p: np.ndarray | None) -> Array:
     return jnp.where(top == 0, 1, top)
 
 
+@automatic
 def schatten_norm(
     a: ArrayLike,
     /,
@@ -234,6 +238,7 @@ def schatten_norm(
     return (safe * jnp.where(zero, 0, root)).astype(dtype)
 
 
+@automatic
 def spectral_norm(a: ArrayLike, /, *, axes: Sequence[int] = _AXES, method: str = "auto") -> Array:
     """``|A| = sigma_1``, the largest gain ``|Ax| / |x|``.
 
@@ -296,6 +301,7 @@ def nuclear_norm(
     return schatten_power(a, p=1.0, eps=eps, eps_mode=eps_mode, axes=axes, method=method)
 
 
+@automatic
 def frobenius_norm(a: ArrayLike, /, *, axes: Sequence[int] = _AXES) -> Array:
     """``|A|_F = sqrt(sum_ij a_ij^2)``, without a decomposition.
 

@@ -33,6 +33,7 @@ from rankjax.matrix.canonical import (
 from rankjax.matrix.decompose import SVD, svd
 from rankjax.matrix.divided import Scalar
 from rankjax.matrix.functions import map_at
+from rankjax.matrix.meshes import automatic
 from rankjax.matrix.spectral import outer
 
 METHODS = ("auto", "svd")
@@ -278,6 +279,7 @@ def project_spectral_ball(
     return _restored(image, ~(factors.s[..., 0] <= r), given, axes)
 
 
+@automatic
 def project_nuclear_ball(
     a: ArrayLike, /, radius: ArrayLike, *, axes: Sequence[int] = _AXES
 ) -> Array:

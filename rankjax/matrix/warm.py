@@ -102,8 +102,9 @@ def step(
     Raises:
         ValueError: wrong rank, axes, dtype or eps_mode; a concrete negative p or eps.
 
-    Cost: four products of the size of the matrix, no decomposition. Do not differentiate it: it
-    *is* the derivative. With ``max(m, n) = m`` products: ``A^T A``, ``V^T (.) V`` and the way back.
+    Cost: four products, no decomposition: ``W = A V``, ``W^T W`` and two on the way back (from
+    ``m = 3 n`` on ``A^T A``, four of the size of ``V`` and one more, which is less). Do not
+    differentiate it: it *is* the derivative.
 
     Example:
         >>> import jax.numpy as jnp
@@ -121,20 +122,28 @@ def step(
         return jnp.zeros(batch, dtype), jnp.zeros_like(jnp.asarray(a)), state
     p_, eps_ = (jnp.broadcast_to(jnp.asarray(x, matrix.dtype), batch) for x in (p, eps))
     small, _, turned = gram.tall(matrix)
-    small, unit, g = gram.gram_matrix(small)
     v = state.basis
-    rotated = matmul(transpose(v), matmul(g, v))
+    # Either way round; W = A V saves two products of the size of V, and costs one of the size of A.
+    through_w = small.shape[-2] < 3 * small.shape[-1]
+    if through_w:
+        unit = gram.safe_unit(small)
+        small = matmul(small / unit[..., None, None], v)
+        rotated = matmul(transpose(small), small)
+    else:
+        small, unit, g = gram.gram_matrix(small)
+        rotated = matmul(transpose(v), matmul(g, v))
     diagonal = jnp.maximum(jnp.diagonal(rotated, axis1=-2, axis2=-1), 0)
-    off = rotated - diagonal[..., None] * jnp.eye(g.shape[-1], dtype=g.dtype)
+    eye = jnp.eye(v.shape[-1], dtype=v.dtype)
+    off = rotated - diagonal[..., None] * eye
     # Tables only need sigma_1 in front: the order of the others is free.
     s = jnp.sqrt(diagonal)
     function = SchattenPower(eps_mode, spectrum.default_rtol(max(matrix.shape[-2:]), matrix.dtype))
     function, scale, arguments = gram.at_floor(function, unit, s, p_, eps_, matrix.dtype)
     tables = function.tables(*arguments)
     relative = off * ((unit / scale) ** 2)[..., None, None]
-    eye = jnp.eye(g.shape[-1], dtype=g.dtype)
     middle = tables.squared * relative * (1 - eye) + tables.ratio[..., None, :] * eye
-    weight = matmul(v, matmul(middle, transpose(v)))
+    weight = matmul(middle, transpose(v))
+    weight = weight if through_w else matmul(v, weight)
     gradient = matmul(small * (unit / scale)[..., None, None], weight)
     gradient = transpose(gradient) if turned else gradient
     value = jnp.sum(function.value(*arguments), axis=-1)

@@ -8,17 +8,28 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
+
+from rankjax.network.spread import spread
+
+# Entries from which a leaf is decomposed alone, not in a batch with others of its shape.
+_LARGE = 256 * 256
 
 
 def by_shape(
-    function: Callable[[Array, Array], Array], matrices: Sequence[Array]
+    function: Callable[..., Array],
+    matrices: Sequence[Array],
+    mesh: Mesh | None = None,
+    *operands: Any,
 ) -> tuple[Array, ...]:
     """Apply a function of a batch of matrices to all matrices, equal shapes in one call.
 
     Args:
-        function: ``(batch (k, out, in), index (k,)) -> (k, ...)``; ``index`` says for each matrix
-            which of ``matrices`` it came from.
+        function: ``(batch (k, out, in), index (k,), *operands) -> (k, ...)``; ``index`` says for
+            each matrix which of ``matrices`` it came from.
         matrices: arrays ``(stacked, parallel, out, in)``.
+        mesh: devices to spread each batch over, see ``spread``.
+        operands: trees that ``function`` needs besides.
 
     Returns:
         For each of ``matrices`` the results as ``(stacked, parallel, ...)``.
@@ -30,8 +41,31 @@ def by_shape(
     for (shape, _), members in buckets.items():
         flat = [matrices[i].reshape(-1, *shape) for i in members]
         counts = [f.shape[0] for f in flat]
-        results = function(jnp.concatenate(flat), jnp.asarray(np.repeat(members, counts)))
+        index = jnp.asarray(np.repeat(members, counts))
+        results = spread(function, mesh)(jnp.concatenate(flat), index, *operands)
         parts = jnp.split(results, np.cumsum(counts)[:-1])
         for i, part in zip(members, parts, strict=True):
             found[i] = part.reshape(*matrices[i].shape[:2], *part.shape[1:])
+    return tuple(found[i] for i in range(len(matrices)))
+
+
+def large_alone(
+    function: Callable[..., Array],
+    matrices: Sequence[Array],
+    mesh: Mesh | None = None,
+    *operands: Any,
+) -> tuple[Array, ...]:
+    """``by_shape``, but large leaves one after the other where there is no mesh to spread them.
+
+    A batch of large ones would hold all their intermediate results at a time, more memory than a
+    training step itself, and gain nothing.
+    """
+    if mesh is not None:
+        return by_shape(function, matrices, mesh, *operands)
+    small = [i for i, a in enumerate(matrices) if a.size < _LARGE]
+    results = by_shape(function, [matrices[i] for i in small], None, *operands)
+    found = dict(zip(small, results, strict=True))
+    for i, a in enumerate(matrices):
+        if i not in found:
+            (found[i],) = by_shape(function, [a], None, *operands)
     return tuple(found[i] for i in range(len(matrices)))

@@ -15,6 +15,7 @@ from jax import Array
 
 from rankjax.matrix import singular_values, spectrum
 from rankjax.matrix.canonical import at_least_float32
+from rankjax.matrix.meshes import automatic
 from rankjax.network.buckets import by_shape
 from rankjax.network.pathnorms import path_norms, path_norms_of_chain
 from rankjax.network.structure import Layer, Structure
@@ -118,6 +119,7 @@ class Measured:
         return self.static(lambda layer: layer.lipschitz)
 
 
+@automatic
 def measure(
     structure: Structure,
     params: Any,
@@ -188,6 +190,7 @@ def _measure(
     sigma = by_shape(
         lambda a, _: singular_values(a, method=method),
         matrices if moved is matrices else (*matrices, *moved),
+        structure.mesh,
     )
     count = len(matrices)
     tops = [jnp.max(jnp.max(s, -1, initial=0), -1) for s in sigma[:count]]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 
 from rankjax.network.axes import LeftOut, View
 from rankjax.network.convolution import Convolution
@@ -90,6 +91,24 @@ class Structure:
 
     spec: tuple[Layer, ...]
     left_out: tuple[LeftOut, ...] = ()
+    mesh: Mesh | None = None
+
+    def spread_over(self, mesh: Mesh | None) -> Structure:
+        """The same structure, whose decompositions are spread over the devices of ``mesh``.
+
+        Without it, every device decomposes every matrix. With it, the matrices of equal shape are
+        dealt out, in ``measure``, in the penalties and in the Optax transformations, under ``jit``
+        and differentiation alike; ``None`` undoes it. See ``docs/distribution.md``.
+
+        Example:
+            >>> import jax
+            >>> from rankjax import describe
+            >>> mesh = jax.make_mesh((jax.device_count(),), ("data",))
+            >>> structure = describe({"kernel": jax.numpy.eye(2)}).spread_over(mesh)
+            >>> structure.mesh is mesh
+            True
+        """
+        return replace(self, mesh=mesh)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ except ImportError as error:  # pragma: no cover - needs an environment without 
     ) from None
 
 from rankjax.report.cli_analyze import analyze
+from rankjax.report.cli_certify import certify, certify_demo
 from rankjax.report.cli_compare import compare
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -35,6 +36,8 @@ def main() -> None:
 
 app.command()(analyze)
 app.command()(compare)
+app.command()(certify)
+app.command()(certify_demo)
 
 
 class DatasetName(StrEnum):

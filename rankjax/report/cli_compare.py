@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -17,23 +12,17 @@ from rankjax.report.cli_analyze import (
     LayoutOption,
     PathArgument,
     ReferenceOption,
-    clear_errors,
     console,
-    fail,
     progress_bar,
 )
+from rankjax.report.cli_network import ApplyOption, DataOption, SequentialOption, opened
 
 
 def compare(
     path: PathArgument,
-    data: Annotated[Path, typer.Option(help="npz with x (examples first) and y (integer labels).")],
-    apply: Annotated[
-        str | None, typer.Option(help="module:function with function(params, x) -> logits.")
-    ] = None,
-    sequential: Annotated[
-        str | None,
-        typer.Option(help='The network in words, such as "dense relu dense", in place of --apply.'),
-    ] = None,
+    data: DataOption,
+    apply: ApplyOption = None,
+    sequential: SequentialOption = None,
     layout: LayoutOption = None,
     reference: ReferenceOption = None,
     gamma: Annotated[
@@ -51,23 +40,10 @@ def compare(
     The function of --apply gets what the checkpoint holds: nested dictionaries (msgpack, Orbax) or
     one dictionary of full names (safetensors, npz), half precision made float32.
     """
-    if (apply is None) == (sequential is None):
-        fail("give either --apply module:function or --sequential 'dense relu dense'")
-    with clear_errors():
-        from rankjax.report.bounds_of import Network, bounds_of, read_data, read_network
+    with opened(path, data, apply, sequential, layout, reference) as (network, x, y):
+        from rankjax.report.bounds_of import bounds_of
 
-        x, y = read_data(data)
-        layout_name = layout.value if layout else None
-        function = None if apply is None else _imported(apply)
-        try:
-            network: Network = read_network(
-                path, x, apply=function, words=sequential, layout=layout_name, reference=reference
-            )
-            table = bounds_of(network, x, y, gamma=gamma, delta=delta)
-        except (OSError, ValueError, MemoryError):
-            raise
-        except Exception as error:  # whatever a function of the user may raise
-            fail(f"{apply or sequential} failed: {type(error).__name__}: {error}{_where(error)}")
+        table = bounds_of(network, x, y, gamma=gamma, delta=delta)
         if str(json) == "-":
             typer.echo(table.to_json())
         else:
@@ -84,29 +60,3 @@ def compare(
             with progress_bar() as progress:
                 found = analyze(network.checkpoint, structure=network.structure, progress=progress)
             found.to_html(html, table=table)
-
-
-def _imported(spec: str) -> Callable[[Any, Any], Any]:
-    module_name, _, name = spec.partition(":")
-    if not module_name or not name:
-        fail(f"--apply: got {spec!r}, must be module:function")
-    # As for "python -m": modules of the folder that one is in.
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except Exception as error:
-        fail(f"--apply: cannot import {spec!r}: {type(error).__name__}: {error}{_where(error)}")
-    if not callable(found):
-        fail(f"--apply: {spec!r} is no function, but {type(found).__name__}")
-    return found
-
-
-def _where(error: Exception) -> str:
-    """The last line outside of packages: the user's own."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "site-packages" not in f.filename and "rankjax" not in f.filename
-           and not f.filename.startswith("<") and "importlib" not in f.filename]  # fmt: skip
-    return f" (line {own[-1].lineno} of {own[-1].filename})" if own else ""

@@ -16,8 +16,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from rankjax.bounds import rank_sparse
-from rankjax.matrix import schatten_power, stable_rank
+from rankjax.matrix import log_det, schatten_power, stable_rank
 from rankjax.matrix.canonical import at_least_float32
+from rankjax.matrix.meshes import automatic
 from rankjax.network import Sample, Structure, measure
 from rankjax.network.buckets import by_shape
 
@@ -25,6 +26,7 @@ from rankjax.network.buckets import by_shape
 DEFAULT_EPS = 1e-2
 
 
+@automatic
 def schatten_penalty(
     structure: Structure,
     params: Any,
@@ -66,11 +68,12 @@ def schatten_penalty(
     """
     weights = _weights(structure, weight)
 
-    def power(a: Array, index: Array) -> Array:
+    def power(a: Array, index: Array, p: ArrayLike, eps: ArrayLike, weights: Array) -> Array:
         of_each = schatten_power(a, p=p, eps=eps, eps_mode=eps_mode, method=method)
         return of_each * weights.astype(a.dtype)[index]
 
-    return _total(by_shape(power, _moved(structure, params, reference)))
+    moved = _moved(structure, params, reference)
+    return total(by_shape(power, moved, structure.mesh, p, eps, weights))
 
 
 def nuclear_penalty(
@@ -114,6 +117,56 @@ def nuclear_penalty(
     )  # fmt: skip
 
 
+@automatic
+def log_det_penalty(
+    structure: Structure,
+    params: Any,
+    /,
+    *,
+    weight: ArrayLike | Mapping[str, ArrayLike] = 1.0,
+    eps: ArrayLike = DEFAULT_EPS,
+    eps_mode: str = "relative",
+    reference: Any = None,
+) -> Array:
+    """``sum_l weight_l sum_i [log(sigma_i^2 + e^2) - log e^2]`` with ``sigma(A_l - M_l)``.
+
+    The limit of ``2 / p`` times ``schatten_penalty`` for ``p -> 0``, close to the rank: a singular
+    value far above ``e`` is pushed down by a force that does not grow with it.
+
+    Args:
+        structure: from ``describe``.
+        params: the parameters.
+        weight: one factor, or a mapping from paths.
+        eps: smoothing > 0, relative to the largest singular value of each matrix by default.
+        eps_mode: ``"relative"`` or ``"absolute"``.
+        reference: a tree with the reference matrices ``M_l``; ``None``: 0.
+
+    Returns:
+        A scalar, twice differentiable in the weights.
+
+    Raises:
+        ValueError: as ``schatten_penalty``; an eps that is not positive.
+
+    Cost: one SVD a matrix.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from rankjax import describe
+        >>> params = {"kernel": jnp.diag(jnp.array([3.0, 1.0]))}
+        >>> value = log_det_penalty(describe(params), params, eps=1.0, eps_mode="absolute")
+        >>> round(float(value), 4)  # log 10 + log 2
+        2.9957
+    """
+    weights = _weights(structure, weight)
+
+    def one(a: Array, index: Array, eps: ArrayLike, weights: Array) -> Array:
+        return log_det(a, eps=eps, eps_mode=eps_mode) * weights.astype(a.dtype)[index]
+
+    moved = _moved(structure, params, reference)
+    return total(by_shape(one, moved, structure.mesh, eps, weights))
+
+
+@automatic
 def stable_rank_penalty(
     structure: Structure,
     params: Any,
@@ -145,10 +198,11 @@ def stable_rank_penalty(
     """
     weights = _weights(structure, weight)
 
-    def rank(a: Array, index: Array) -> Array:
+    def rank(a: Array, index: Array, weights: Array) -> Array:
         return stable_rank(a) * weights.astype(a.dtype)[index]
 
-    return _total(by_shape(rank, _moved(structure, params, reference)))
+    moved = _moved(structure, params, reference)
+    return total(by_shape(rank, moved, structure.mesh, weights))
 
 
 def rank_sparse_penalty(
@@ -216,14 +270,21 @@ def _weights(structure: Structure, weight: ArrayLike | Mapping[str, ArrayLike]) 
     """One factor per leaf of ``structure.spec``."""
     paths = [layer.path for layer in structure.spec]
     if isinstance(weight, Mapping):
-        unknown = sorted(set(weight) - set(paths))
-        if unknown:
-            raise ValueError(f"weight names unknown paths {unknown}; the structure has {paths}")
+        check_paths(structure, weight)
         return jnp.stack([jnp.asarray(weight.get(path, 1.0), float) for path in paths])
     return jnp.broadcast_to(jnp.asarray(weight, float), (len(paths),))
 
 
-def _total(values: tuple[Array, ...]) -> Array:
+def check_paths(structure: Structure, named: Mapping[str, Any], name: str = "weight") -> None:
+    """Refuse a mapping that names paths which are not in the structure."""
+    paths = [layer.path for layer in structure.spec]
+    unknown = sorted(set(named) - set(paths))
+    if unknown:
+        raise ValueError(f"{name} names unknown paths {unknown}; the structure has {paths}")
+
+
+def total(values: tuple[Array, ...]) -> Array:
+    """The sum of all entries, in the widest of the dtypes."""
     sums = [jnp.sum(value) for value in values]
     dtype = jnp.result_type(*sums)
     return sum((s.astype(dtype) for s in sums[1:]), sums[0].astype(dtype))

@@ -1,4 +1,4 @@
-"""Optax transformations that act on the weight matrices of a structure.
+"""Optax transformations that move the parameters after the step: proximal steps, projections.
 
 Each may run ``every`` so many steps: on the others the decomposition is skipped (``lax.cond``) and
 nothing happens to the parameters beyond the optimiser's own step. Numbers may be floats, traced
@@ -8,95 +8,32 @@ arrays or schedules (functions of the step). The state is a NamedTuple with the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.typing import ArrayLike
 
 from rankjax.matrix import project_rank as nearest_of_rank
 from rankjax.matrix import project_spectral_ball, prox_schatten
 from rankjax.matrix.canonical import at_least_float32
+from rankjax.matrix.meshes import automatic
 from rankjax.network import Structure
-from rankjax.training.penalties import DEFAULT_EPS, schatten_penalty
-
-Number = ArrayLike | Callable[[Array], ArrayLike]
-_NO_PARAMS = "params: got None; call update(updates, state, params), these need the parameters"
-
-
-class StepCount(NamedTuple):
-    """State of the transformations here: the number of steps taken."""
-
-    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
-
-
-def add_schatten_decay(
-    structure: Structure,
-    weight: Number,
-    *,
-    p: Number,
-    eps: Number = DEFAULT_EPS,
-    every: int = 1,
-    method: str = "auto",
-) -> optax.GradientTransformationExtraArgs:
-    """Adds the gradient of ``weight sum_l |A_l|_{S_p}^p`` to the updates: decoupled decay.
-
-    Like ``optax.add_decayed_weights`` it belongs after the preconditioner and before the learning
-    rate, ``optax.chain(optax.scale_by_adam(), add_schatten_decay(...),
-    optax.scale_by_learning_rate(1e-3))``; ``p = 2`` is weight decay with twice the weight. With
-    ``every = k`` it acts on every k-th step, k times as strongly.
-
-    Args:
-        structure: from ``describe``.
-        weight: the strength, a number or a schedule.
-        p: Schatten exponent, a number or a schedule.
-        eps: relative smoothing, a number or a schedule.
-        every: how often the decomposition runs.
-        method: the engine, see ``schatten_power``.
-
-    Raises:
-        ValueError: ``every < 1``; at the update, parameters that are ``None`` or do not fit.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from rankjax import describe
-        >>> params = {"kernel": jnp.eye(2)}
-        >>> decay = add_schatten_decay(describe(params), 0.5, p=2.0, eps=0.0)
-        >>> updates, _ = decay.update({"kernel": jnp.zeros((2, 2))}, decay.init(params), params)
-        >>> round(float(updates["kernel"][0, 0]), 3)
-        1.0
-    """
-    _check_every(every)
-
-    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> Any:
-        if params is None:
-            raise ValueError(_NO_PARAMS)
-        strength, exponent, smoothing = (_at(x, state.count) for x in (weight, p, eps))
-
-        def decayed(updates: Any) -> Any:
-            leaves = structure.leaves(params)
-
-            def penalty(leaves: tuple[Array, ...]) -> Array:
-                return schatten_penalty(
-                    structure, _by_path(structure, leaves), p=exponent, eps=smoothing, method=method
-                )
-
-            gradients = jax.grad(penalty)(leaves)
-            added = [
-                u + (jnp.asarray(every * strength, g.dtype) * g).astype(u.dtype)
-                for u, g in zip(structure.leaves(updates), gradients, strict=True)
-            ]
-            return structure.replace_leaves(updates, added)
-
-        return _lazily(decayed, updates, state, every), _next(state)
-
-    return optax.GradientTransformationExtraArgs(_init, update)
+from rankjax.network.buckets import large_alone
+from rankjax.training.stepping import (
+    Number,
+    StepCount,
+    at,
+    check_every,
+    first_count,
+    needed,
+    next_count,
+    on_every,
+)
 
 
 def proximal_schatten(
-    structure: Structure, weight: Number, *, p: float, every: int = 1
+    structure: Structure, weight: Number, *, p: Number, every: int = 1
 ) -> optax.GradientTransformationExtraArgs:
     """Moves the parameters, after the step, to the proximal point of ``weight |A_l|_{S_p}^p``.
 
@@ -107,7 +44,8 @@ def proximal_schatten(
     Args:
         structure: from ``describe``.
         weight: the strength of one step, a number or a schedule.
-        p: exponent >= 0; closed forms for 0, 1/2, 2/3, 1 and 2, see ``prox_schatten``.
+        p: exponent >= 0, a number or a schedule; closed forms for the numbers 0, 1/2, 2/3, 1 and
+            2, see ``prox_schatten``.
         every: how often the decomposition runs.
 
     Raises:
@@ -125,8 +63,8 @@ def proximal_schatten(
     """
 
     def towards(matrix: Array, count: Array) -> Array:
-        strength = every * jnp.asarray(_at(weight, count), matrix.dtype)
-        return prox_schatten(matrix, p=p, weight=strength)
+        strength = every * jnp.asarray(at(weight, count), matrix.dtype)
+        return prox_schatten(matrix, p=at(p, count), weight=strength)
 
     return _after_the_step(structure, towards, every)
 
@@ -156,19 +94,19 @@ def project_spectral_norm(
     """
 
     def towards(matrix: Array, count: Array) -> Array:
-        return project_spectral_ball(matrix, radius=jnp.asarray(_at(radius, count), matrix.dtype))
+        return project_spectral_ball(matrix, radius=jnp.asarray(at(radius, count), matrix.dtype))
 
     return _after_the_step(structure, towards, every)
 
 
 def project_rank(
-    structure: Structure, rank: int, *, every: int = 1
+    structure: Structure, rank: Number, *, every: int = 1
 ) -> optax.GradientTransformationExtraArgs:
     """Keeps the ``rank`` largest singular values of every matrix after the step. Last in a chain.
 
     Args:
         structure: from ``describe``.
-        rank: the largest rank (static).
+        rank: the largest rank, a whole number or a schedule.
         every: how often the decomposition runs.
 
     Raises:
@@ -184,61 +122,37 @@ def project_rank(
         >>> round(float(numerical_rank(params["kernel"] + updates["kernel"])))
         2
     """
-    return _after_the_step(structure, lambda matrix, _: nearest_of_rank(matrix, rank=rank), every)
+
+    def towards(matrix: Array, count: Array) -> Array:
+        now = at(rank, count)
+        return nearest_of_rank(matrix, rank=now if isinstance(now, int) else jnp.asarray(now, int))
+
+    return _after_the_step(structure, towards, every)
 
 
 def _after_the_step(
     structure: Structure, towards: Callable[[Array, Array], Array], every: int
 ) -> optax.GradientTransformationExtraArgs:
     """The update that takes the parameters to ``towards`` of where the step would take them."""
-    _check_every(every)
+    check_every(every)
+
+    @automatic
+    def goals(arrived: tuple[Array, ...], count: Array) -> tuple[Array, ...]:
+        matrices = [layer.matrix(a) for layer, a in zip(structure.spec, arrived, strict=True)]
+        found = large_alone(lambda a, _, count: towards(a, count), matrices, structure.mesh, count)
+        return tuple(layer.leaf(a) for layer, a in zip(structure.spec, found, strict=True))
 
     def update(updates: Any, state: Any, params: Any = None, **_: Any) -> Any:
-        if params is None:
-            raise ValueError(_NO_PARAMS)
+        needed(params)
+        leaves = [at_least_float32(jnp.asarray(leaf)) for leaf in structure.leaves(params)]
 
-        def moved(updates: Any) -> Any:
-            steps = zip(structure.leaves(params), structure.leaves(updates), strict=True)
-            arrived = [at_least_float32(p) + u.astype(at_least_float32(p).dtype) for p, u in steps]
-            new = []
-            for layer, leaf, target in zip(
-                structure.spec, structure.leaves(updates), arrived, strict=True
-            ):
-                goal = layer.leaf(towards(layer.matrix(target), state.count))
-                new.append(leaf + (goal - target).astype(leaf.dtype))
-            return structure.replace_leaves(updates, new)
+        def moved(steps: tuple[Array, ...]) -> tuple[Array, ...]:
+            pairs = zip(leaves, steps, strict=True)
+            arrived = tuple(leaf + step.astype(leaf.dtype) for leaf, step in pairs)
+            triples = zip(steps, goals(arrived, state.count), arrived, strict=True)
+            return tuple(step + (goal - at).astype(step.dtype) for step, goal, at in triples)
 
-        return _lazily(moved, updates, state, every), _next(state)
+        new = on_every(every, state.count, moved, lambda steps: steps, structure.leaves(updates))
+        return structure.replace_leaves(updates, new), StepCount(next_count(state.count))
 
-    return optax.GradientTransformationExtraArgs(_init, update)
-
-
-def _init(params: Any) -> StepCount:
-    del params
-    return StepCount(jnp.zeros((), jnp.int32))
-
-
-def _next(state: StepCount) -> StepCount:
-    return StepCount(jnp.asarray(optax.safe_increment(state.count)))
-
-
-def _lazily(change: Callable[[Any], Any], updates: Any, state: StepCount, every: int) -> Any:
-    """``change(updates)`` on every ``every``-th step, counting from ``every``."""
-    if every == 1:
-        return change(updates)
-    due = (state.count + 1) % every == 0
-    return jax.lax.cond(due, change, lambda updates: updates, updates)
-
-
-def _at(number: Number, count: Array) -> ArrayLike:
-    return number(count) if callable(number) else number
-
-
-def _by_path(structure: Structure, leaves: tuple[Array, ...]) -> dict[str, Array]:
-    """A tree with just the structure's leaves at just their paths."""
-    return {layer.path: leaf for layer, leaf in zip(structure.spec, leaves, strict=True)}
-
-
-def _check_every(every: int) -> None:
-    if not isinstance(every, int) or every < 1:
-        raise ValueError(f"every: got {every!r}, must be a whole number of at least 1")
+    return optax.GradientTransformationExtraArgs(lambda params: StepCount(first_count()), update)

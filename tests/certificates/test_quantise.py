@@ -16,6 +16,7 @@ jit_rate = jax.jit(rate)
 gradient_of_rate = jax.jit(jax.grad(rate))
 
 
+@settings(deadline=None)
 @given(st.integers(-400, 400))
 def test_grid_steps_are_powers_of_two_to_the_last_digit(exponent):
     assert grid_step(exponent) == pytest.approx(2 ** (exponent / 8), rel=3e-16)
@@ -23,6 +24,7 @@ def test_grid_steps_are_powers_of_two_to_the_last_digit(exponent):
     assert grid_exponent(grid_step(exponent)) == exponent
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30), st.sampled_from([0.25, 1.0, 3.0]))
 def test_quantiser_is_within_half_a_step_and_odd(values, step):
     values = np.array(values)

@@ -7,6 +7,7 @@ from jax.test_util import check_grads
 from rankjax.bounds import rank_sparse
 from rankjax.network import Sample, View, describe, measure
 from rankjax.training import (
+    log_det_penalty,
     nuclear_penalty,
     rank_sparse_penalty,
     schatten_penalty,
@@ -58,6 +59,10 @@ def test_values_against_numpy(reference, weight):
         np.testing.assert_allclose(value, smooth, rtol=1e-8)
     expected = sum(f * np.sum(s) for f, s in sigmas)
     np.testing.assert_allclose(nuclear_penalty(STRUCTURE, PARAMS, eps=0.0, **options), expected)
+    for mode, unit in (("absolute", 1.0), ("relative", None)):
+        expected = sum(f * np.sum(np.log1p((s / (0.3 * (unit or s[0]))) ** 2)) for f, s in sigmas)
+        value = log_det_penalty(STRUCTURE, PARAMS, eps=0.3, eps_mode=mode, **options)
+        np.testing.assert_allclose(value, expected, rtol=1e-10)
     expected = sum(f * np.sum(s**2) / s[0] ** 2 for f, s in sigmas)
     np.testing.assert_allclose(stable_rank_penalty(STRUCTURE, PARAMS, **options), expected)
 
@@ -74,6 +79,7 @@ def test_the_rank_sparse_penalty_is_the_logarithm_of_the_reported_bound():
 PENALTIES = {
     "schatten": lambda p, w: schatten_penalty(STRUCTURE, p, p=0.5, weight=w, eps_mode="absolute"),
     "nuclear": lambda p, w: nuclear_penalty(STRUCTURE, p, weight=w, eps_mode="absolute"),
+    "log det": lambda p, w: log_det_penalty(STRUCTURE, p, weight=w, eps=0.1, eps_mode="absolute"),
     "stable rank": lambda p, w: stable_rank_penalty(STRUCTURE, p, weight=w),
     "rank-sparse": lambda p, w: rank_sparse_penalty(
         STRUCTURE, p, Sample.of_size(9), weight=w, eps=0.0, method="svd"
@@ -90,17 +96,26 @@ def test_gradients_leave_everything_else_alone(name):
     assert np.abs(gradient["stack"]["kernel"]).min(axis=(1, 2)).max() > 0
 
 
-def test_schedules_do_not_recompile():
+SCHEDULED = {
+    "schatten": schatten_penalty,
+    "log det": lambda structure, params, *, p, **numbers: log_det_penalty(
+        structure, params, **numbers
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+def test_schedules_do_not_recompile(name):
     count = []
 
     @jax.jit
     def value(params, p, eps, weight):
         count.append(1)
-        return schatten_penalty(STRUCTURE, params, p=p, eps=eps, weight=weight)
+        return SCHEDULED[name](STRUCTURE, params, p=p, eps=eps, weight=weight)
 
     values = [value(PARAMS, p, 0.01 * p, 1 / p) for p in (0.5, 1.0, 1.5)]
     assert len(count) == 1
-    eager = schatten_penalty(STRUCTURE, PARAMS, p=1.0, eps=0.01, weight=1.0)
+    eager = SCHEDULED[name](STRUCTURE, PARAMS, p=1.0, eps=0.01, weight=1.0)
     np.testing.assert_allclose(values[1], eager, rtol=1e-6)
 
 

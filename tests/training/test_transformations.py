@@ -1,9 +1,12 @@
 """One battery that every transformation passes, and what each one does."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from rankjax.network import describe, measure
@@ -24,9 +27,20 @@ def tree(dtype=jnp.float32):
     }
 
 
+def twice(options):
+    return 2 * options.get("every", 1)
+
+
 STRUCTURE = describe(tree())
 MAKERS = {
     "add_schatten_decay": lambda **k: add_schatten_decay(STRUCTURE, 0.01, p=0.5, **k),
+    "frozen": lambda **k: add_schatten_decay(STRUCTURE, 0.01, p=0.5, refresh=twice(k), **k),
+    "warm": lambda **k: add_schatten_decay(
+        STRUCTURE, 0.01, p=0.5, refresh=twice(k), between="warm", **k
+    ),
+    "stale": lambda **k: add_schatten_decay(
+        STRUCTURE, 0.01, p=0.5, refresh=twice(k), between="stale", **k
+    ),
     "proximal_schatten": lambda **k: proximal_schatten(STRUCTURE, 0.1, p=0.5, **k),
     "project_spectral_norm": lambda **k: project_spectral_norm(STRUCTURE, 0.8, **k),
     "project_rank": lambda **k: project_rank(STRUCTURE, 2, **k),
@@ -39,7 +53,10 @@ def gradients(params):
 
 
 def run(transformation, params, steps=3):
-    state = transformation.init(params)
+    return run_from(transformation, params, transformation.init(params), steps)
+
+
+def run_from(transformation, params, state, steps):
     for _ in range(steps):
         updates, state = transformation.update(gradients(params), state, params)
         params = optax.apply_updates(params, updates)
@@ -137,6 +154,47 @@ def test_missing_parameters_and_bad_numbers_are_named(name):
             MAKERS[name](every=every)
 
 
+@battery
+def test_in_a_scan_with_a_state_of_fixed_type(name):
+    chain = optax.chain(optax.sgd(0.1), MAKERS[name]())
+    params = tree(jnp.bfloat16)
+    state = chain.init(params)
+    shapes = jax.eval_shape(chain.init, params)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), shapes
+    )
+
+    @jax.jit
+    def run_all(params, state):
+        def step(carry, _):
+            params, state = carry
+            updates, state = chain.update(gradients(params), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(step, (params, state), None, length=5)[0]
+
+    params, state = run_all(params, state)  # scan refuses a carry that changes its type
+    assert all(np.isfinite(leaf.astype(jnp.float32)).all() for leaf in jax.tree.leaves(params))
+
+
+@battery
+def test_a_checkpoint_goes_on_where_it_stopped(name, tmp_path):
+    chain = optax.chain(optax.sgd(0.1), MAKERS[name]())
+    params = tree()
+    params, state = run_from(chain, params, chain.init(params), 3)
+    straight, _ = run_from(chain, params, state, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Orbax' own, about sharding that is not given
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(tmp_path / "saved", {"params": params, "state": state})
+            checkpointer.wait_until_finished()
+            saved = jax.eval_shape(lambda: {"params": params, "state": state})
+            back = checkpointer.restore(tmp_path / "saved", saved)
+    assert jax.tree.structure(back["state"]) == jax.tree.structure(state)
+    again, _ = run_from(chain, back["params"], back["state"], 2)
+    assert_close(again, straight, rtol=1e-6)
+
+
 def test_hyperparameters_as_schedules_and_injected():
     params = tree()
     schedule = optax.linear_schedule(0.0, 0.2, 2)
@@ -159,6 +217,16 @@ def test_hyperparameters_as_schedules_and_injected():
     updates, _ = transformation.update(zero, state, params)
     plain = proximal_schatten(STRUCTURE, 0.3, p=1.0)
     assert_close(updates, plain.update(zero, plain.init(params), params)[0], rtol=1e-5)
+    decay = optax.inject_hyperparams(add_schatten_decay, static_args=("every", "refresh"))(
+        STRUCTURE, 0.3, p=0.5, eps=0.02, refresh=2
+    )
+    state = decay.init(params)
+    updates, state = jax.jit(decay.update)(zero, state, params)
+    plain = add_schatten_decay(STRUCTURE, 0.3, p=0.5, eps=0.02, refresh=2)
+    assert_close(updates, plain.update(zero, plain.init(params), params)[0], rtol=1e-4, atol=1e-5)
+    state.hyperparams["weight"] = jnp.asarray(0.0, jnp.float32)
+    updates, _ = jax.jit(decay.update)(zero, state, params)
+    np.testing.assert_array_equal(updates["b"]["kernel"], 0)
 
 
 def test_decay_is_the_gradient_of_the_penalty_and_weight_decay_at_p_two():
@@ -174,6 +242,23 @@ def test_decay_is_the_gradient_of_the_penalty_and_weight_decay_at_p_two():
     state = lazy.init(params)._replace(count=jnp.asarray(3, jnp.int32))
     updates, _ = lazy.update(zero, state, params)
     np.testing.assert_allclose(updates["b"]["kernel"], 4 * 0.3 * 2 * params["b"]["kernel"])
+
+
+def test_ranks_and_exponents_as_schedules():
+    params = tree(jnp.float64)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    schedules = [
+        (project_rank(STRUCTURE, lambda count: 3 - count), project_rank(STRUCTURE, 2)),
+        (
+            proximal_schatten(STRUCTURE, 0.2, p=lambda count: 1.0 / count.astype(float)),
+            proximal_schatten(STRUCTURE, 0.2, p=1.0),
+        ),
+    ]
+    for scheduled, plain in schedules:
+        state = scheduled.init(params)._replace(count=jnp.asarray(1, jnp.int32))
+        found, _ = jax.jit(scheduled.update)(zero, state, params)
+        expected, _ = plain.update(zero, plain.init(params), params)
+        assert_close(found, expected, atol=1e-9)
 
 
 def test_projections_and_proximal_steps_reach_their_sets():

@@ -1,0 +1,262 @@
+"""Decoupled Schatten decay, with the decomposition at every step or now and then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.typing import ArrayLike
+
+from rankjax.matrix import engines, frozen, schatten_power, warm
+from rankjax.matrix.canonical import at_least_float32, concrete, one_of
+from rankjax.matrix.meshes import automatic
+from rankjax.network import Layer, Structure
+from rankjax.network.buckets import large_alone
+from rankjax.training.penalties import DEFAULT_EPS, check_paths
+from rankjax.training.stepping import (
+    Number,
+    at,
+    check_every,
+    first_count,
+    needed,
+    next_count,
+    on_every,
+)
+
+BETWEEN = ("frozen", "warm", "stale")
+
+
+class DecayState(NamedTuple):
+    """State of ``add_schatten_decay``.
+
+    Attributes:
+        count: the number of steps taken.
+        kept: what is carried from one decomposition to the next, one entry per leaf of the
+            structure: a ``frozen.FrozenState``, a ``warm.WarmState`` (its ``drift`` says how far
+            the basis is off), a gradient of the shape of the leaf; empty without ``refresh``.
+    """
+
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    kept: tuple[Any, ...] = ()
+
+
+class _Keep(NamedTuple):
+    """How a gradient is had between two decompositions."""
+
+    #: (leaves, p, eps) -> what is kept, per leaf
+    renew: Callable[..., tuple[Any, ...]]
+    #: (layer, leaf, kept, p, eps) -> gradient of the leaf, what is kept
+    step: Callable[..., tuple[Array, Any]]
+
+
+def add_schatten_decay(
+    structure: Structure,
+    weight: Number | Mapping[str, Number],
+    *,
+    p: Number,
+    eps: Number = DEFAULT_EPS,
+    every: int = 1,
+    refresh: int | None = None,
+    between: str = "frozen",
+    method: str = "auto",
+) -> optax.GradientTransformationExtraArgs:
+    """Adds the gradient of ``weight sum_l |A_l|_{S_p}^p`` to the updates: decoupled decay.
+
+    Like ``optax.add_decayed_weights`` it belongs after the preconditioner and before the learning
+    rate, ``optax.chain(optax.scale_by_adam(), add_schatten_decay(...),
+    optax.scale_by_learning_rate(1e-3))``; ``p = 2`` is weight decay with twice the weight.
+
+    Two numbers save decompositions. With ``every = k`` the decay acts on every k-th step, k times
+    as strongly, and costs nothing on the others (k times the step must still be stable, or small
+    singular values jump to and fro: ``proximal_schatten`` always is). With ``refresh = k`` it
+    acts on every step (every ``every``-th, if both are given) but decomposes on every k-th only,
+    beginning with the first; ``between`` says what the gradient is made of on the others (``A`` is
+    the matrix of the day):
+
+    =========== ======================================= ============= ==============================
+    between     kept since the last decomposition       a step costs  error of the gradient
+    =========== ======================================= ============= ==============================
+    "frozen"    ``P = p (A^T A + e^2 I)^(p/2 - 1)``     1 product     first order in the drift, but
+                of the smaller side; gradient ``A P``                 a descent (``matrix.frozen``)
+    "warm"      the eigenbasis of ``A^T A``             4 products    second order in the drift
+                                                                      (``matrix.warm``)
+    "stale"     the gradient itself                     an addition   first order; goes on where the
+                                                                      singular value is 0 already
+    =========== ======================================= ============= ==============================
+
+    ``docs/training.md`` says which to use when.
+
+    Args:
+        structure: from ``describe``.
+        weight: the strength, a number or a schedule, or a mapping from paths to such (layers that
+            it does not name: 1).
+        p: Schatten exponent, a number or a schedule; frozen and stale use that of the last
+            decomposition.
+        eps: relative smoothing, a number or a schedule; like ``p``.
+        every: how often the decay acts.
+        refresh: how often it decomposes, a multiple of ``every``; ``None``: whenever it acts.
+        between: with ``refresh``: ``"frozen"``, ``"warm"`` or ``"stale"``.
+        method: how it decomposes, see ``schatten_power``; frozen knows ``"auto"``, ``"gram"`` and
+            ``"svd"``, warm ``"auto"`` and ``"gram"``.
+
+    Returns:
+        The transformation; its state is a ``DecayState``, made of arrays whose shapes and dtypes
+        stay the same: memory of one matrix of the smaller side (stale: of the leaf) per matrix with
+        ``refresh``, of one number without.
+
+    Raises:
+        ValueError: ``every`` or ``refresh`` that is no whole number >= 1, a ``refresh`` that is no
+            multiple of ``every``, an unknown ``between`` or ``method``, an unknown path; at the
+            update, parameters that are ``None`` or do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from rankjax import describe
+        >>> params = {"kernel": jnp.eye(2)}
+        >>> decay = add_schatten_decay(describe(params), 0.5, p=2.0, eps=0.0)
+        >>> updates, _ = decay.update({"kernel": jnp.zeros((2, 2))}, decay.init(params), params)
+        >>> round(float(updates["kernel"][0, 0]), 3)
+        1.0
+    """
+    check_every(every)
+    one_of(between, "between", BETWEEN)
+    one_of(method, "method", engines.METHODS)
+    if refresh is not None:
+        check_every(refresh, "refresh")
+        if refresh % every:
+            raise ValueError(f"refresh: got {refresh}, must be a multiple of every = {every}")
+    if isinstance(weight, Mapping):
+        check_paths(structure, weight)
+    keep = None if refresh is None else _KEEP[between](structure, method)
+    period = 1 if refresh is None else refresh // every
+
+    def init(params: Any) -> DecayState:
+        if keep is None:
+            return DecayState(first_count())
+        shapes = jax.eval_shape(keep.renew, structure.leaves(params), 1.0, DEFAULT_EPS)
+        return DecayState(
+            first_count(), jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        )
+
+    def gradients(leaves: tuple[Array, ...], state: DecayState) -> tuple[Any, tuple[Any, ...]]:
+        exponent, smoothing = at(p, state.count), at(eps, state.count)
+        if keep is None:
+            return _exact(structure, leaves, exponent, smoothing, method), ()
+        renew = keep.renew
+        due = ((state.count + 1) // every - 1) % period == 0
+        kept = jax.lax.cond(
+            due, lambda _: renew(leaves, exponent, smoothing), lambda old: old, state.kept
+        )
+        pairs = [
+            keep.step(layer, leaf, mine, exponent, smoothing)
+            for layer, leaf, mine in zip(structure.spec, leaves, kept, strict=True)
+        ]
+        return tuple(gradient for gradient, _ in pairs), tuple(mine for _, mine in pairs)
+
+    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> Any:
+        needed(params)
+        leaves = structure.leaves(params)
+
+        def nothing(kept: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+            # What is added, not the sum, comes out of the branch: the updates of the optimiser
+            # need not be written to memory for it.
+            return tuple(jnp.zeros_like(at_least_float32(jnp.asarray(x))) for x in leaves), kept
+
+        slopes, kept = on_every(
+            every,
+            state.count,
+            lambda kept: gradients(leaves, DecayState(state.count, kept)),
+            nothing,
+            state.kept,
+        )
+        new = []
+        for layer, u, g in zip(structure.spec, structure.leaves(updates), slopes, strict=True):
+            mine = weight.get(layer.path, 1.0) if isinstance(weight, Mapping) else weight
+            strength = jnp.asarray(at(mine, state.count), g.dtype) * every
+            new.append(u + (strength * g).astype(u.dtype))
+        return structure.replace_leaves(updates, new), DecayState(next_count(state.count), kept)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _exact(
+    structure: Structure, leaves: tuple[Array, ...], p: ArrayLike, eps: ArrayLike, method: str
+) -> tuple[Array, ...]:
+    """The gradient of ``sum_l |A_l|_{S_p}^p`` by each leaf, in at least float32."""
+
+    def slope(a: Array, _: Array, p: ArrayLike, eps: ArrayLike) -> Array:
+        return jax.grad(lambda a: jnp.sum(schatten_power(a, p=p, eps=eps, method=method)))(a)
+
+    @automatic
+    def slopes(leaves: tuple[Array, ...], p: ArrayLike, eps: ArrayLike) -> tuple[Array, ...]:
+        found = large_alone(slope, _matrices(structure, leaves), structure.mesh, p, eps)
+        return tuple(layer.leaf(g) for layer, g in zip(structure.spec, found, strict=True))
+
+    return slopes(leaves, p, eps)
+
+
+def _matrices(structure: Structure, leaves: tuple[Array, ...]) -> tuple[Array, ...]:
+    pairs = zip(structure.spec, leaves, strict=True)
+    return tuple(at_least_float32(layer.matrix(jnp.asarray(leaf))) for layer, leaf in pairs)
+
+
+def _frozen(structure: Structure, method: str) -> _Keep:
+    one_of(method, "method with between='frozen'", ("auto", *frozen.METHODS))
+
+    def engine(a: Array, eps: ArrayLike) -> str:
+        known = concrete(eps)
+        if method != "auto":
+            return method
+        # As schatten_power chooses, except that an unknown eps is taken to be large enough.
+        small = known is not None and float(known) < engines.threshold(a.dtype)
+        return "svd" if small else "gram"
+
+    def renew(leaves: tuple[Array, ...], p: ArrayLike, eps: ArrayLike) -> tuple[Any, ...]:
+        def of_batch(a: Array, _: Array, p: ArrayLike, smoothing: ArrayLike) -> Array:
+            return frozen.refresh(a, p=p, eps=smoothing, method=engine(a, eps)).preconditioner
+
+        matrices = _matrices(structure, leaves)
+        found = large_alone(of_batch, matrices, structure.mesh, p, eps)
+        return tuple(map(frozen.FrozenState, found))
+
+    def step(layer: Layer, leaf: Array, kept: Any, p: ArrayLike, eps: ArrayLike) -> Any:
+        del p, eps
+        matrix = at_least_float32(layer.matrix(jnp.asarray(leaf)))
+        return layer.leaf(frozen.step(matrix, kept)), kept
+
+    return _Keep(automatic(renew), automatic(step))
+
+
+def _warm(structure: Structure, method: str) -> _Keep:
+    one_of(method, "method with between='warm'", ("auto", "gram"))
+
+    def renew(leaves: tuple[Array, ...], p: ArrayLike, eps: ArrayLike) -> tuple[Any, ...]:
+        del p, eps
+        matrices = _matrices(structure, leaves)
+        bases = large_alone(lambda a, _: warm.refresh(a).basis, matrices, structure.mesh)
+        return tuple(warm.WarmState(v, jnp.zeros(v.shape[:-2], v.dtype)) for v in bases)
+
+    def step(layer: Layer, leaf: Array, kept: Any, p: ArrayLike, eps: ArrayLike) -> Any:
+        matrix = at_least_float32(layer.matrix(jnp.asarray(leaf)))
+        _, gradient, kept = warm.step(matrix, kept, p=p, eps=eps)
+        return layer.leaf(gradient), kept
+
+    return _Keep(automatic(renew), automatic(step))
+
+
+def _stale(structure: Structure, method: str) -> _Keep:
+    def renew(leaves: tuple[Array, ...], p: ArrayLike, eps: ArrayLike) -> tuple[Any, ...]:
+        return _exact(structure, leaves, p, eps, method)
+
+    def step(layer: Layer, leaf: Array, kept: Any, p: ArrayLike, eps: ArrayLike) -> Any:
+        del layer, leaf, p, eps
+        return kept, kept
+
+    return _Keep(automatic(renew), automatic(step))
+
+
+_KEEP = {"frozen": _frozen, "warm": _warm, "stale": _stale}

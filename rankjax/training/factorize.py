@@ -1,0 +1,301 @@
+"""A smaller parameter tree: weight matrices of low rank as two thin factors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from rankjax.matrix import spectrum
+from rankjax.matrix.canonical import at_least_float32
+from rankjax.matrix.decompose import matmul, svd
+from rankjax.network import Layer, Structure, View, measure
+from rankjax.network.paths import path_string, paths_and_leaves
+from rankjax.training.penalties import check_paths
+
+Ranks = int | Mapping[str, int]
+#: Singular values up to this, relative to the largest of their matrix, are cut away by default.
+DEFAULT_RTOL = 1e-3
+
+
+class Factors(NamedTuple):
+    """What stands in the place of a weight leaf: ``A = left @ right``, as matrices ``(out, in)``.
+
+    Each factor looks like the leaf that it came from, with one axis of length ``r`` in the place of
+    what it does not have: ``right`` has it instead of the (first) output axis, ``left`` instead of
+    the (first) input axis; other output or input axes are dropped, batch axes stay. So for
+
+    - a Flax kernel ``(in, out)``: ``right (in, r)``, ``left (r, out)``, ``x @ right @ left``;
+    - a torch or Equinox weight ``(out, in)``: ``left (out, r)``, ``right (r, in)``;
+    - attention ``(in, heads, head)``: ``right (in, r)``, ``left (r, heads, head)``;
+    - a Flax convolution ``(h, w, in, out)``: ``right (h, w, in, r)``, a convolution into ``r``
+      channels, and ``left (r, out)``, a 1 x 1 convolution;
+    - the same with g groups: ``right (h, w, in / g, g r)`` and ``left (r, out)``, both of g groups;
+    - a stack ``(layers, in, out)``: ``right (layers, in, r)``, ``left (layers, r, out)``.
+    """
+
+    left: Any
+    right: Any
+
+
+@dataclass(frozen=True)
+class EffectiveParams:
+    """How many numbers a parameter tree holds, and how many are left when it is factorized.
+
+    Attributes:
+        ranks: the rank of each leaf of the structure that becomes smaller by factors.
+        dense: entries of each leaf of the structure.
+        effective: entries of each leaf when it is factorized, ``dense`` where that is no less.
+        rest: entries of all other leaves.
+    """
+
+    ranks: dict[str, int]
+    dense: dict[str, int]
+    effective: dict[str, int]
+    rest: int
+
+    @property
+    def total(self) -> int:
+        """Entries of the whole tree as it is."""
+        return sum(self.dense.values()) + self.rest
+
+    @property
+    def total_effective(self) -> int:
+        """Entries of the whole tree when it is factorized."""
+        return sum(self.effective.values()) + self.rest
+
+    @property
+    def saved(self) -> int:
+        """The difference."""
+        return self.total - self.total_effective
+
+    def __str__(self) -> str:
+        rows = [("layer", "rank", "parameters", "factorized", "saved")]
+        sizes = [(path, self.dense[path], self.effective[path]) for path in self.dense]
+        for path, old, new in [*sizes, ("other leaves", self.rest, self.rest)]:
+            rank = str(self.ranks.get(path, "-"))
+            rows.append((path, rank, str(old), str(new), _percent(old, new)))
+        old, new = self.total, self.total_effective
+        rows.append(("total", "", str(old), str(new), _percent(old, new)))
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+            for row in rows
+        ]
+        return "\n".join(lines)
+
+
+def effective_params(
+    structure: Structure, params: Any, *, ranks: Ranks | None = None, rtol: float = DEFAULT_RTOL
+) -> EffectiveParams:
+    """What ``factorize`` saves, leaf by leaf and in total; a table when printed.
+
+    Args:
+        structure: from ``describe``.
+        params: the parameters, concrete where ``ranks`` is ``None``.
+        ranks: one rank, or a mapping from paths (leaves that it does not name stay dense); one for
+            each leaf, shared by the matrices of a stack. ``None``: the largest number, over the
+            matrices of the leaf, of singular values above ``rtol`` times the largest.
+        rtol: for ``ranks=None``.
+
+    Raises:
+        ValueError: a tree that does not fit, an unknown path, a rank below 1 or above the leaf's.
+
+    Cost: one SVD a matrix for ``ranks=None``, else nothing.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from rankjax import describe
+        >>> params = {"kernel": jnp.ones((30, 20)), "bias": jnp.ones(20)}
+        >>> print(effective_params(describe(params), params))
+        layer         rank  parameters  factorized  saved
+        kernel           1         600          50    92%
+        other leaves     -          20          20     0%
+        total                      620          70    89%
+    """
+    _check(structure)
+    dense = {layer.path: int(np.prod(layer.shape)) for layer in structure.spec}
+    chosen = _ranks(structure, params, ranks, rtol)
+    sizes = [(layer, _factored_size(layer, chosen.get(layer.path))) for layer in structure.spec]
+    smaller = {layer.path: size for layer, size in sizes if size < dense[layer.path]}
+    structure.leaves(params)
+    arrays = [leaf for _, leaf in paths_and_leaves(params) if hasattr(leaf, "shape")]
+    everything = sum(int(np.prod(leaf.shape)) for leaf in arrays)
+    return EffectiveParams(
+        ranks={path: chosen[path] for path in smaller},
+        dense=dense,
+        effective={path: smaller.get(path, size) for path, size in dense.items()},
+        rest=everything - sum(dense.values()),
+    )
+
+
+def factorize(
+    structure: Structure,
+    params: Any,
+    ranks: Ranks | None = None,
+    *,
+    rtol: float = DEFAULT_RTOL,
+) -> Any:
+    """A smaller tree: weight leaves replaced by the two ``Factors`` of their best approximation.
+
+    Each matrix is cut to its ``r`` largest singular values (Eckart-Young: the best of rank r in
+    every unitarily invariant norm), ``left = U sqrt(S)`` and ``right = sqrt(S) V^T``: balanced, fit
+    for further training. A leaf that two factors would not make smaller stays as it is.
+
+    Args:
+        structure: from ``describe``.
+        params: the parameters; concrete where ``ranks`` is ``None``, otherwise also traced.
+        ranks: one rank, or a mapping from paths, as in ``effective_params``, whose ``ranks`` fit.
+        rtol: for ``ranks=None``.
+
+    Returns:
+        The tree with a ``Factors`` in the place of each chosen leaf (its dtype, half precision
+        decomposed in float32). ``densify`` gives the tree back that the network expects.
+
+    Raises:
+        ValueError: as ``effective_params``.
+
+    Cost: one SVD a matrix, two for ``ranks=None``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from rankjax import describe
+        >>> params = {"kernel": jnp.ones((30, 20)), "bias": jnp.ones(20)}
+        >>> small = factorize(describe(params), params, ranks=2)
+        >>> small["kernel"].right.shape, small["kernel"].left.shape
+        ((30, 2), (2, 20))
+        >>> round(float(densify(describe(params), small)["kernel"][3, 4]), 4)
+        1.0
+    """
+    chosen = effective_params(structure, params, ranks=ranks, rtol=rtol).ranks
+    pairs = zip(structure.spec, structure.leaves(params), strict=True)
+    new = [
+        _split(layer, jnp.asarray(leaf), chosen[layer.path]) if layer.path in chosen else leaf
+        for layer, leaf in pairs
+    ]
+    return structure.replace_leaves(params, new)
+
+
+def densify(structure: Structure, factorized: Any) -> Any:
+    """Undo ``factorize``: multiply the factors, so that the network can be applied.
+
+    Pure and differentiable: ``apply(densify(structure, small), x)`` trains the factors themselves.
+    The product costs as much as applying the layer to ``r`` vectors; to save time as well, apply
+    ``right`` and ``left`` one after the other.
+
+    Args:
+        structure: the one of the dense tree.
+        factorized: from ``factorize``, or a tree of that form.
+
+    Returns:
+        The tree with an array in the place of each ``Factors``.
+
+    Raises:
+        ValueError: if the result does not fit the structure.
+    """
+    _check(structure)
+    layers = {layer.path: layer for layer in structure.spec}
+
+    def dense(path: Any, leaf: Any) -> Any:
+        if not isinstance(leaf, Factors):
+            return leaf
+        name = path_string(path)
+        if name not in layers:
+            raise ValueError(f"factorized: factors at {name!r}; the structure has {list(layers)}")
+        return _join(layers[name], leaf)
+
+    tree = jax.tree_util.tree_map_with_path(
+        dense, factorized, is_leaf=lambda node: isinstance(node, Factors)
+    )
+    structure.leaves(tree)
+    return tree
+
+
+def _percent(old: int, new: int) -> str:
+    return f"{100 * (old - new) / max(old, 1):.0f}%"
+
+
+def _check(structure: Structure) -> None:
+    if not isinstance(structure, Structure):
+        raise ValueError(
+            f"structure: got {type(structure).__name__}; the structure comes first, then the tree"
+        )
+
+
+def _ranks(structure: Structure, params: Any, ranks: Ranks | None, rtol: float) -> dict[str, int]:
+    if ranks is None:
+        sigma = measure(structure, params).sigma
+        found = [spectrum.numerical_rank(s, rtol=rtol) for s in sigma]
+        # A zero matrix keeps one column, of zeros.
+        known = [max(1, int(np.max(np.asarray(r), initial=0))) for r in found]
+        return {layer.path: rank for layer, rank in zip(structure.spec, known, strict=True)}
+    if isinstance(ranks, Mapping):
+        check_paths(structure, ranks, "ranks")
+        chosen = dict(ranks)
+    else:
+        # One number for all: leaves of a smaller rank keep theirs (and so stay dense).
+        chosen = {layer.path: min(ranks, *layer.matrix_shape) for layer in structure.spec}
+    for layer in structure.spec:
+        rank, most = chosen.get(layer.path, 1), min(layer.matrix_shape)
+        if not isinstance(rank, int) or not 1 <= rank <= max(most, 1):
+            raise ValueError(
+                f"ranks for {layer.path!r}: got {rank!r}, must be a whole number from 1 to {most}"
+            )
+    return chosen
+
+
+def _factored_size(layer: Layer, rank: int | None) -> int:
+    out, in_ = layer.matrix_shape
+    count = layer.stacked * layer.parallel
+    return count * (out + in_) * rank if rank is not None else count * out * in_
+
+
+def _split(layer: Layer, leaf: Array, rank: int) -> Factors:
+    u, s, vt = svd(at_least_float32(layer.matrix(leaf)))
+    root = jnp.sqrt(s[..., :rank])
+    left, right = u[..., :rank] * root[..., None, :], root[..., :, None] * vt[..., :rank, :]
+    thin, wide = _thin(layer, "in_", rank), _thin(layer, "out", rank)
+    return Factors(thin.leaf(left).astype(leaf.dtype), wide.leaf(right).astype(leaf.dtype))
+
+
+def _join(layer: Layer, factors: Factors) -> Array:
+    rank = _rank_of(layer, factors)
+    left = _thin(layer, "in_", rank).matrix(jnp.asarray(factors.left))
+    right = _thin(layer, "out", rank).matrix(jnp.asarray(factors.right))
+    return layer.leaf(matmul(left, right))
+
+
+def _rank_of(layer: Layer, factors: Factors) -> int:
+    # Where the axis of length r stands in ``left``: at the first input axis, less the axes that
+    # were dropped in front of it, which there are none of.
+    axis = min(layer.view.in_)
+    rank = jnp.shape(factors.left)[axis] if axis < jnp.ndim(factors.left) else None
+    expected = None if rank is None else tuple(_thin(layer, n, rank).shape for n in ("in_", "out"))
+    if expected != (jnp.shape(factors.left), jnp.shape(factors.right)):
+        raise ValueError(
+            f"factorized: at {layer.path!r} left has shape {jnp.shape(factors.left)} and right "
+            f"{jnp.shape(factors.right)}; the leaf has shape {layer.shape}, see Factors"
+        )
+    assert rank is not None
+    return rank
+
+
+def _thin(layer: Layer, side: str, rank: int) -> Layer:
+    """The layer with one axis of length ``rank`` for all axes of ``side`` ("out" or "in_")."""
+    replaced: tuple[int, ...] = getattr(layer.view, side)
+    first = min(replaced)
+    kept = [axis for axis in range(len(layer.shape)) if axis not in replaced or axis == first]
+    length = rank * layer.groups if side == "out" else rank
+    shape = tuple(length if axis == first else layer.shape[axis] for axis in kept)
+
+    def moved(axes: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(kept.index(axis) for axis in axes if axis in kept)
+
+    view = layer.view
+    new = View(moved(view.out), moved(view.in_), moved(view.stacked), moved(view.parallel))
+    return replace(layer, shape=shape, view=new)

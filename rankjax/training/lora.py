@@ -1,0 +1,125 @@
+"""Penalties of the product of two factors that are trained in place of a matrix (LoRA)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from rankjax.matrix import product_schatten_power
+from rankjax.matrix.canonical import at_least_float32
+from rankjax.network import Structure
+from rankjax.training.penalties import DEFAULT_EPS, total
+
+_LEFT, _RIGHT = "lora_b", "lora_a"
+
+
+def lora_pairs(structure: Structure, /) -> tuple[tuple[str, str], ...]:
+    """The paths ``(.../lora_b, .../lora_a)`` of a structure that differ in the last key alone.
+
+    Args:
+        structure: from ``describe``; it knows the factors by these names.
+
+    Returns:
+        ``(left, right)``: the layer's matrix is ``left @ right``, both seen as ``(out, in)``.
+
+    Raises:
+        ValueError: if there is none, or a factor lacks the other.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from rankjax import describe
+        >>> lora_pairs(describe({"lora_a": jnp.ones((5, 2)), "lora_b": jnp.ones((2, 4))}))
+        (('lora_b', 'lora_a'),)
+    """
+    paths = [layer.path for layer in structure.spec]
+    roots: dict[str, set[str]] = {}
+    for path in paths:
+        root, _, name = path.rpartition("/")
+        if name in (_LEFT, _RIGHT):
+            roots.setdefault(f"{root}/" if root else "", set()).add(name)
+    single = [root + name for root, names in roots.items() if len(names) == 1 for name in names]
+    if single or not roots:
+        raise ValueError(
+            f"structure: must hold pairs of paths ending in {_LEFT!r} and {_RIGHT!r}; it has "
+            f"{paths}, without a partner: {single}. Name pairs of other names by pairs="
+        )
+    return tuple((root + _LEFT, root + _RIGHT) for root in roots)
+
+
+def lora_schatten_penalty(
+    structure: Structure,
+    params: Any,
+    /,
+    *,
+    p: ArrayLike,
+    weight: ArrayLike | Mapping[str, ArrayLike] = 1.0,
+    eps: ArrayLike = DEFAULT_EPS,
+    eps_mode: str = "relative",
+    pairs: Sequence[tuple[str, str]] | None = None,
+    method: str = "auto",
+) -> Array:
+    """``sum weight |B A|_{S_p}^p`` over pairs of factors, without forming a product.
+
+    Drives the rank of an update ``B A`` below the rank that its factors allow: which layers need
+    how much of it comes out of the training.
+
+    Args:
+        structure: from ``describe``, with both factors of every pair.
+        params: the parameters; other weight matrices in them take no part.
+        p: Schatten exponent, > 0 (the smoothed power of ``p = 0`` is 0).
+        weight: one factor, or a mapping from the path of a pair's left factor (others: 1).
+        eps: smoothing, relative to the largest singular value of each product by default.
+        eps_mode: ``"relative"`` or ``"absolute"``.
+        pairs: paths ``(left, right)`` of the factors, as matrices ``(out, r)`` and ``(r, in)``;
+            ``None``: ``lora_pairs``. Stacked factors are multiplied member by member.
+        method: the engine for the cores, see ``schatten_power``.
+
+    Returns:
+        A scalar, once differentiable in the factors, also where they are 0.
+
+    Raises:
+        ValueError: a tree, path or pair of shapes that does not fit.
+        NotImplementedError: a second derivative.
+
+    Cost: for each pair ``O((out + in) r^2)`` and one decomposition of ``(r, r)``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from rankjax import describe
+        >>> params = {"lora_a": jnp.ones((9, 2)), "lora_b": jnp.ones((2, 4))}
+        >>> structure = describe(params)
+        >>> round(float(lora_schatten_penalty(structure, params, p=1.0, eps=0.0)), 3)
+        12.0
+    """
+    chosen = lora_pairs(structure) if pairs is None else tuple(pairs)
+    lefts = [left for left, _ in chosen]
+    known = [layer.path for layer in structure.spec]
+    unknown = sorted({path for pair in chosen for path in pair} - set(known))
+    if unknown:
+        raise ValueError(f"pairs names unknown paths {unknown}; the structure has {known}")
+    if isinstance(weight, Mapping) and (other := sorted(set(weight) - set(lefts))):
+        raise ValueError(f"weight names unknown paths {other}; the left factors are {lefts}")
+    found = dict(zip(known, structure.layers(params), strict=True))
+    # Equal shapes in one call, as for single matrices.
+    buckets: dict[Any, list[tuple[Array, Array, Array]]] = {}
+    for left, right in chosen:
+        b, a = (at_least_float32(found[path]) for path in (left, right))
+        if b.shape[:2] != a.shape[:2] or b.shape[-1] != a.shape[-2]:
+            raise ValueError(
+                f"pairs: {left!r} is {b.shape} and {right!r} is {a.shape} as (stacked, parallel, "
+                "out, in); they must be (..., out, r) and (..., r, in) with the same batch"
+            )
+        mine = weight.get(left, 1.0) if isinstance(weight, Mapping) else weight
+        factor = jnp.broadcast_to(jnp.asarray(mine, b.dtype), b.shape[:2]).reshape(-1)
+        flat = (b.reshape(-1, *b.shape[-2:]), a.reshape(-1, *a.shape[-2:]), factor)
+        buckets.setdefault((b.shape[-2:], a.shape[-2:], b.dtype, a.dtype), []).append(flat)
+    sums = []
+    for members in buckets.values():
+        b, a, factor = (jnp.concatenate(parts) for parts in zip(*members, strict=True))
+        powers = product_schatten_power(b, a, p=p, eps=eps, eps_mode=eps_mode, method=method)
+        sums.append(jnp.sum(powers * factor))
+    return total(tuple(sums))

@@ -1,0 +1,160 @@
+"""What happens to the layers during training: one flat dictionary of scalars, for any logger."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.typing import ArrayLike
+
+from rankjax.bounds import rank_sparse
+from rankjax.matrix import spectrum
+from rankjax.network import Sample, Structure, measure
+from rankjax.training.penalties import DEFAULT_EPS
+from rankjax.training.stepping import by_path, check_every, first_count, needed, next_count
+
+
+def metrics(
+    structure: Structure,
+    params: Any,
+    /,
+    *,
+    p: ArrayLike = 0.5,
+    eps: ArrayLike = DEFAULT_EPS,
+    rtol: float = 1e-3,
+    sample: Sample | None = None,
+    gamma: ArrayLike = 1.0,
+    reference: Any = None,
+    method: str = "gram",
+) -> dict[str, Array]:
+    """Norms and ranks of every layer, and the bound's term, as scalars by name.
+
+    ``"<layer>/spectral_norm"``, ``"<layer>/frobenius_norm"``, ``"<layer>/numerical_rank"``,
+    ``"<layer>/stable_rank"``, ``"<layer>/soft_rank"`` (``|A|_{S_p}^p / |A|^p``, smoothed); with a
+    sample also ``"<layer>/rank_sparse_term"``, its summand of the square of the bound's ``R``, and
+    ``"rank_sparse"``, the bound (a dominant term, no guarantee). Members of a stack are layers of
+    their own, ``"<path>[0]/..."``; ranks are summed over parallel matrices (experts, groups),
+    norms are the spectral norm's largest and the Frobenius norm of all.
+
+    Args:
+        structure: from ``describe``.
+        params: the parameters.
+        p: Schatten exponent of the soft rank and of the bound, may be traced.
+        eps: their smoothing, relative to the largest singular value.
+        rtol: of the numerical rank.
+        sample: ``Sample.of_size(n, radius=...)``; ``None``: no bound.
+        gamma: its margin.
+        reference: a tree with the reference matrices of the bound; ``None``: 0.
+        method: how singular values are computed, see ``singular_values``; ``"gram"`` resolves
+            them down to ``sqrt(machine eps)`` of the largest.
+
+    Returns:
+        A dictionary with the same keys on every call. Pure; fit for ``jit`` and ``lax.cond``.
+
+    Raises:
+        ValueError: as ``measure`` and ``rank_sparse``.
+
+    Cost: one decomposition a matrix (values only), two with a reference: see ``record_metrics``
+    for a way not to pay it on each step.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from rankjax import describe
+        >>> params = {"kernel": jnp.diag(jnp.array([4.0, 1.0, 1e-9]))}
+        >>> for name, value in metrics(describe(params), params, eps=0.0).items():
+        ...     print(name, round(float(value), 3))
+        kernel/spectral_norm 4.0
+        kernel/frobenius_norm 4.123
+        kernel/numerical_rank 2.0
+        kernel/stable_rank 1.062
+        kernel/soft_rank 1.5
+    """
+    measured = measure(structure, params, reference=reference, method=method)
+    stable = tuple(spectrum.stable_rank(s) for s in measured.sigma)
+    soft = tuple(spectrum.soft_rank(s, p=p, eps=eps) for s in measured.sigma)
+    columns = {
+        "spectral_norm": measured.spectral_norm,
+        "frobenius_norm": measured.frobenius_norm,
+        "numerical_rank": measured.rank(rtol),
+        "stable_rank": measured.per_layer(stable, jnp.sum),
+        "soft_rank": measured.per_layer(soft, jnp.sum),
+    }
+    totals = {}
+    if sample is not None:
+        bound = rank_sparse(measured, sample, p=p, gamma=gamma, eps=eps)
+        assert bound.per_layer is not None
+        columns["rank_sparse_term"] = bound.per_layer
+        totals["rank_sparse"] = bound.value
+    each = {
+        f"{layer}/{name}": column[i]
+        for i, layer in enumerate(structure.names)
+        for name, column in columns.items()
+    }
+    return each | totals
+
+
+class RecordState(NamedTuple):
+    """State of ``record_metrics``: the number of steps taken, and the metrics of the last record.
+
+    ``optax.tree_utils.tree_get(state, "metrics")`` finds them in the state of any chain.
+    """
+
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    metrics: dict[str, Array]
+
+
+def record_metrics(
+    structure: Structure, *, every: int = 100, **options: Any
+) -> optax.GradientTransformationExtraArgs:
+    """Leaves the updates alone and keeps ``metrics`` of the parameters in its state.
+
+    Recorded on the first step and on every ``every``-th after it, of the parameters before the
+    step; in between the record is carried (``lax.cond``). Read it at any time, at no cost.
+
+    Args:
+        structure: from ``describe``.
+        every: how often the singular values are computed.
+        **options: for ``metrics``.
+
+    Raises:
+        ValueError: ``every < 1``; at the update, parameters that are ``None`` or do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from rankjax import describe
+        >>> params = {"kernel": jnp.eye(3)}
+        >>> optimizer = optax.chain(optax.sgd(0.1), record_metrics(describe(params)))
+        >>> state = optimizer.init(params)
+        >>> _, state = optimizer.update(params, state, params)
+        >>> found = optax.tree_utils.tree_get(state, "metrics")
+        >>> round(float(found["kernel/stable_rank"]), 3)
+        3.0
+    """
+    check_every(every)
+
+    def record(params: Any) -> dict[str, Array]:
+        return metrics(structure, params, **options)
+
+    def init(params: Any) -> RecordState:
+        shapes = jax.eval_shape(
+            lambda leaves: record(by_path(structure, leaves)), structure.leaves(params)
+        )
+        # NaN: nothing was recorded yet.
+        nothing = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes)
+        return RecordState(first_count(), nothing)
+
+    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> Any:
+        needed(params)
+        leaves = structure.leaves(params)
+        found = jax.lax.cond(
+            state.count % every == 0,
+            lambda old: record(by_path(structure, leaves)),
+            lambda old: old,
+            state.metrics,
+        )
+        return updates, RecordState(next_count(state.count), found)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,76 @@
+"""``rankjax certify`` and ``rankjax certify-demo`` as they are typed."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from rankjax.certificates import Certificate
+from rankjax.report.cli import app
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A checkpoint that separates two blobs, its data, and a module with its forward function."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    y = rng.integers(2, size=3000)
+    x = rng.normal(size=(3000, 4)) * 0.2 + np.where(y[:, None] == 1, 1.0, -1.0)
+    first, second = np.full((3, 4), 0.5), np.array([[-1.0] * 3, [1.0] * 3])
+    both = {"0.weight": np.concatenate([first, -first]), "1.weight": np.hstack([second, -second])}
+    np.savez(tmp_path / "w.npz", **{name: a.astype(np.float32) for name, a in both.items()})
+    np.savez(tmp_path / "data.npz", x=x.astype(np.float32), y=y)
+    (tmp_path / "certified_net.py").write_text(
+        "import jax\n\ndef apply(p, x):\n"
+        "    return jax.nn.relu(x @ p['0.weight'].T) @ p['1.weight'].T\n"
+        "\ndef strange(p, x):\n    return (x @ p['0.weight'].T) ** 2 @ p['1.weight'].T\n"
+    )
+    return tmp_path
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [*arguments], env={"COLUMNS": "160"})
+
+
+def test_words_and_functions_give_the_same_certificate(files):
+    options = ["w.npz", "--data", "data.npz", "--json", "-"]
+    words = run("certify", *options, "--sequential", "dense relu dense")
+    function = run("certify", *options, "--apply", "certified_net:apply")
+    assert words.exit_code == function.exit_code == 0, words.output + function.output
+    found = Certificate.from_json(words.stdout)
+    assert found == Certificate.from_json(function.stdout)
+    assert found.value < 0.2
+    assert found.n == 3000
+
+
+def test_the_certificate_is_printed_and_written(files):
+    result = run("certify", "w.npz", "--data", "data.npz", "--sequential", "dense relu dense",
+                 "--delta", "0.1", "--form", "hoeffding", "--json", "out.json")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    written = Certificate.from_json((files / "out.json").read_text())
+    assert f"true error <= {written.value:.4f} with probability >= 0.9" in result.output
+    assert "assumptions" in result.output
+    assert written.form == "hoeffding"
+
+
+def test_what_cannot_be_certified_is_said(files):
+    result = run("certify", "w.npz", "--data", "data.npz", "--apply", "certified_net:strange")
+    assert result.exit_code == 1
+    assert "activations=" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_demo_on_digits(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with jax.numpy_dtype_promotion("standard"):  # optax.adamw is not made for the strict one
+        result = run("certify-demo", "--digits", "--epochs", "3")
+    assert result.exit_code == 0, result.output
+    results = json.loads((tmp_path / "certify-report" / "results.json").read_text())
+    routes = {route["route"]: route for route in results["routes"]}
+    assert list(routes) == ["plain", "weight decay", "certificate"]
+    for name, route in routes.items():
+        assert name in result.output
+        assert route["train_error"] <= route["counted_error"] <= route["certificate"] <= 1
+        assert Certificate.from_json(route["json"]).value == route["certificate"]
