@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: .venv/.demo
 	$(BIN)/rankjax demo
@@ -15,6 +15,9 @@ lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
+docs: .venv/.docs
+	$(BIN)/mkdocs build --strict
+
 # One stamp an extra, remade when pyproject.toml changes; the package itself is linked, not copied.
 .venv/.%: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rankjax needs Python 3.11 or newer")'
@@ -23,4 +26,4 @@ lint: .venv/.dev
 	touch $@
 
 clean:
-	rm -rf .venv build dist .pytest_cache .ruff_cache
+	rm -rf .venv build dist site .pytest_cache .ruff_cache

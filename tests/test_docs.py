@@ -1,0 +1,36 @@
+"""The pages of the documentation speak of every public name."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = ["matrix", "network", "bounds", "certificates", "training"]
+
+
+def public_names(module):
+    tree = ast.parse((ROOT / module / "__init__.py").read_text())
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    return {name.asname or name.name for node in imports for name in node.names}
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_page_of_a_floor_has_all_its_public_names(floor):
+    page = (ROOT / "docs" / "api" / f"{floor}.md").read_text()
+    shown = re.findall(rf"^::: rankjax\.{floor}\.(\w+)$", page, re.MULTILINE)
+    assert sorted(shown) == sorted(public_names(f"rankjax/{floor}"))
+
+
+def test_overview_has_all_short_names():
+    page = (ROOT / "docs" / "api" / "index.md").read_text()
+    assert public_names("rankjax") - set(FLOORS) <= set(re.findall(r"`(\w+)`", page))
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_every_function_is_in_a_column(floor):
+    lines = (ROOT / "docs" / "numbers.md").read_text().splitlines()
+    row = " ".join(line for line in lines if line.startswith(f"| `{floor}` |"))
+    functions = {name for name in public_names(f"rankjax/{floor}") if name.islower()}
+    assert functions <= set(re.findall(r"`(\w+)`", row)) or "all of it" in row
