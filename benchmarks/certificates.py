@@ -51,7 +51,7 @@ from rankjax.report.datasets import load_mnist
 ARCHITECTURES = {
     "mlp 49-16-10": MLP_SETTINGS,
     "cnn 5, 6": Settings(),
-    "cnn 4, 8": Settings(sizes=(4, 8)),
+    "cnn 4, 6": Settings(sizes=(4, 6)),
 }
 NOISE = tuple(float(s) for s in np.geomspace(0.003, 0.3, 9))
 
@@ -122,7 +122,7 @@ def run(name: str, settings: Settings, data, tried: int, epochs: int) -> list[di
     schedule = Schedule(epochs=epochs, seed=settings.seed)
     stored = compress(task.structure, task.initial, apply=task.apply, x=x, y=y, schedule=schedule)
     of_file = stored.certificate(task.apply, x, y, tried=tried)
-    record("the file", stored.params, of_file.value, of_file.empirical_error, of_file.nats, started)
+    record("the file", stored.params, of_file.value, of_file.empirical, of_file.nats, started)
 
     started = time.perf_counter()
     close = stay_near(task, stored.params, settings)

@@ -140,7 +140,7 @@ def run(data, pipeline: str, seed: int, schedule: Schedule, tried: int, folder: 
     non_zero = sum(array.non_zero for array in loaded.arrays.values())
     print(
         f"| {pipeline} | {seed} | {non_zero} of {weights} | {path.stat().st_size} | "
-        f"{certificate.nats:.0f} | {certificate.empirical_error:.4f} | {test:.4f} | "
+        f"{certificate.nats:.0f} | {certificate.empirical:.4f} | {test:.4f} | "
         f"**{certificate.value:.4f}** | {time.perf_counter() - started:.0f} |",
         flush=True,
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from decimal import ROUND_CEILING, Decimal, localcontext
+from typing import Self
 
 from rankjax.certificates import codes
 from rankjax.certificates.codes import BiasCode, Length, MatrixCode
@@ -63,20 +64,15 @@ class Coded:
         return f"rank {code.k}, {code.b} bits" if code.k else "left out"
 
 
-@dataclass(frozen=True)
-class Certificate:
+@dataclass(frozen=True, kw_only=True)
+class Guarantee:
     """With probability at least ``1 - delta`` over the sample, the true error is at most ``value``.
 
     Attributes:
-        value: the bound on the misclassification probability of the network itself.
-        errors: examples whose margin the coded network might lose, out of ``n``.
+        value: the bound on the misclassification probability.
+        errors: examples counted as errors, out of ``n``.
         n: number of examples.
         delta: confidence.
-        form: ``"kl"`` or ``"hoeffding"``.
-        recursion: ``"data"``: each example has its own perturbation; ``"radius"``: one for all.
-        coded: every matrix and bias with its code.
-        matrices: number of coded matrices, L in the scales ``2^{j/(8L)}``.
-        gamma: with ``"radius"`` and ``"kl"``, the margin is ``2^{gamma/8}``; else ``None``.
         tried: how many codes or architectures were tried on this sample (``log`` of it is paid).
         assumptions: what the guarantee rests on, in words.
     """
@@ -85,13 +81,8 @@ class Certificate:
     errors: int
     n: int
     delta: float
-    form: str
-    recursion: str
-    coded: tuple[Coded, ...]
-    matrices: int
-    gamma: int | None
-    tried: int
-    assumptions: tuple[str, ...]
+    tried: int = 1
+    assumptions: tuple[str, ...] = DATA_ASSUMPTIONS
 
     @property
     def empirical(self) -> float:
@@ -104,11 +95,8 @@ class Certificate:
         return self.length().nats()
 
     def length(self) -> Length:
-        """The whole code length."""
-        parts = [item.length() for item in self.coded]
-        if self.gamma is not None:
-            parts.append(codes.integer(self.gamma))
-        return codes.total([*parts, codes.one_of(self.tried)])
+        """The whole code length, as the rationals it is the logarithm of."""
+        raise NotImplementedError
 
     def verify(self) -> Decimal:
         """Recompute the bound from the stored integers alone, rounded up at every step.
@@ -121,14 +109,48 @@ class Certificate:
         Raises:
             ValueError: if ``value`` is less than what the integers give.
         """
-        exact = upper_bound(self.length(), self.errors, self.n, self.delta, self.form)
+        exact = self._exact()
         if Decimal(self.value) < exact:
             raise ValueError(f"value: got {self.value}, the stored integers give {exact:.17f}")
         return exact
 
+    def settled(self) -> Self:
+        """The same with the value that its integers give, rounded up."""
+        return replace(self, value=rounded_up(self._exact()))
+
     def to_json(self) -> str:
-        """Everything, as text; ``from_json`` reads it back."""
-        return json.dumps(asdict(self), indent=1)
+        """Everything, as text."""
+        return json.dumps({**asdict(self), "nats": self.nats}, indent=1)
+
+    def _exact(self) -> Decimal:
+        form = getattr(self, "form", "kl")
+        return upper_bound(self.length(), self.errors, self.n, self.delta, form)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate(Guarantee):
+    """What ``certify`` promises of a trained network itself.
+
+    Attributes:
+        form: ``"kl"`` or ``"hoeffding"``.
+        recursion: ``"data"``: each example has its own perturbation; ``"radius"``: one for all.
+        coded: every matrix and bias with its code.
+        matrices: number of coded matrices, L in the scales ``2^{j/(8L)}``.
+        gamma: with ``"radius"`` and ``"kl"``, the margin is ``2^{gamma/8}``; else ``None``.
+    """
+
+    form: str
+    recursion: str
+    coded: tuple[Coded, ...]
+    matrices: int
+    gamma: int | None
+
+    def length(self) -> Length:
+        """The whole code length."""
+        parts = [item.length() for item in self.coded]
+        if self.gamma is not None:
+            parts.append(codes.integer(self.gamma))
+        return codes.total([*parts, codes.one_of(self.tried)])
 
     @classmethod
     def from_json(cls, text: str) -> Certificate:
@@ -140,6 +162,7 @@ class Certificate:
         """
         try:
             fields = json.loads(text)
+            fields.pop("nats")
             coded = tuple(_coded(item) for item in fields.pop("coded"))
             fields["assumptions"] = tuple(fields["assumptions"])
             certificate = cls(coded=coded, **fields)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -19,8 +18,6 @@ from rankjax.certificates.certificate import (
     Certificate,
     Coded,
     check_confidence,
-    rounded_up,
-    upper_bound,
 )
 from rankjax.certificates.codes import BiasCode, MatrixCode
 from rankjax.certificates.forward import observe, singular_values, spectral_norm
@@ -153,8 +150,7 @@ def certify(
         gamma=form_of.gamma(errors) if form == "kl" else None, tried=tried,
         assumptions=_assumptions(program, reference, radius),
     )  # fmt: skip
-    exact = upper_bound(draft.length(), draft.errors, n, delta, form)
-    return replace(draft, value=rounded_up(exact))
+    return draft.settled()
 
 
 def _choices(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankjax.certificates.certificate import rounded_up, upper_bound
+from rankjax.certificates.certificate import Guarantee
 from rankjax.certificates.codes import Length, one_of
 from rankjax.certificates.finetune import Latent, Schedule, finetune
 from rankjax.certificates.initial import initial_latents
@@ -40,48 +39,29 @@ ASSUMPTIONS = (
 )
 
 
-@dataclass(frozen=True)
-class CompressedCertificate:
-    """A bound on the true error of a compressed network (plain numbers).
+@dataclass(frozen=True, kw_only=True)
+class CompressedCertificate(Guarantee):
+    """What a stored network promises: a statement about the network in the file.
+
+    ``errors`` are the misclassified examples of the sample; a tie counts, so does NaN.
 
     Attributes:
-        value: with probability ``1 - delta`` over the sample the true error is at most this.
-        errors: misclassified examples of the sample; a tie counts, so does NaN.
-        n: examples in the sample.
         bits: of the file, all of it.
-        delta: confidence.
-        tried: how many architectures or codes were tried on this sample.
-        assumptions: in words.
     """
 
-    value: float
-    errors: int
-    n: int
     bits: int
-    delta: float
-    tried: int = 1
     assumptions: tuple[str, ...] = ASSUMPTIONS
 
-    @property
-    def empirical_error(self) -> float:
-        """Share of the sample that is misclassified."""
-        return self.errors / self.n
-
-    @property
-    def nats(self) -> float:
+    def length(self) -> Length:
         """``bits log 2 + log tried``."""
-        return self.bits * math.log(2) + math.log(self.tried)
-
-    def to_json(self) -> str:
-        """All fields as JSON."""
-        return json.dumps({**asdict(self), "nats": self.nats}, indent=2)
+        return Length(((self.bits, 2, 1),)) + one_of(self.tried)
 
     def __str__(self) -> str:
         return (
             f"With probability {1 - self.delta:g} over the sample, the COMPRESSED network "
             f"(the one in the file, not the one it was made from) errs on at most "
             f"{self.value:.4f} of all examples.\n"
-            f"  error on the sample  {self.errors} of {self.n} ({self.empirical_error:.4f})\n"
+            f"  error on the sample  {self.errors} of {self.n} ({self.empirical:.4f})\n"
             f"  file                 {self.bits} bits, checksum included; self-delimiting, so its "
             f"length costs nothing\n"
             f"  code length          {self.nats:.1f} nats"
@@ -183,10 +163,10 @@ class CompressedNetwork:
         _check_delta(delta)
         if tried < 1:
             raise ValueError(f"tried must be at least 1, got {tried!r}")
-        errors, n = count_errors(apply, self.params, x, y, batch_size=batch_size), len(y)
-        length = Length(((self.bits, 2, 1),)) + one_of(tried)
-        value = rounded_up(upper_bound(length, errors, n, delta, "kl"))
-        return CompressedCertificate(value, errors, n, self.bits, delta, tried)
+        errors = count_errors(apply, self.params, x, y, batch_size=batch_size)
+        return CompressedCertificate(
+            value=1.0, errors=errors, n=len(y), delta=delta, tried=tried, bits=self.bits
+        ).settled()
 
     def __str__(self) -> str:
         rows = [("array", "shape", "code", "step", "non-zero", "nats")]
@@ -294,7 +274,7 @@ def compress(
         certificate = candidate.certificate(apply, x, y, delta=delta)
         if certificate.value < best[0]:
             best = (certificate.value, candidate)
-        return certificate.empirical_error, candidate.nats
+        return certificate.empirical, candidate.nats
 
     start, lowest = tolerances[0], math.inf
     for tolerance in tolerances if exponent is None else tolerances[:1]:

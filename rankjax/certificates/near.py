@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 import jax
@@ -13,12 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankjax.certificates import codes
-from rankjax.certificates.certificate import (
-    DATA_ASSUMPTIONS,
-    check_confidence,
-    rounded_up,
-    upper_bound,
-)
+from rankjax.certificates.certificate import DATA_ASSUMPTIONS, Guarantee, check_confidence
 from rankjax.certificates.codes import Length
 from rankjax.certificates.compressed import CompressedNetwork
 from rankjax.certificates.forward import observe, spectral_norm
@@ -29,40 +23,18 @@ from rankjax.network.structure import Structure
 _ROOM = 1 + 1e-12
 
 
-@dataclass(frozen=True)
-class NearCertificate:
-    """With probability at least ``1 - delta`` over the sample, the true error is at most ``value``.
+@dataclass(frozen=True, kw_only=True)
+class NearCertificate(Guarantee):
+    """What ``certify_near`` promises of a trained network itself.
 
     Attributes:
-        value: the bound on the misclassification probability of the network itself.
-        errors: examples on which the stored neighbour's margin is within the distance, out of n.
-        n: number of examples.
         bits: of the neighbour's file, all of it.
         distances: ``(path, a)``: the leaf is within ``2^{a/8}`` of the neighbour's (spectral norm
             of a matrix, 2-norm of a bias); ``None``: equal to it.
-        delta: confidence.
-        tried: how many architectures or codes were tried on this sample.
-        assumptions: in words.
     """
 
-    value: float
-    errors: int
-    n: int
     bits: int
     distances: tuple[tuple[str, int | None], ...]
-    delta: float
-    tried: int
-    assumptions: tuple[str, ...]
-
-    @property
-    def empirical(self) -> float:
-        """Share of the sample counted as errors."""
-        return self.errors / self.n
-
-    @property
-    def nats(self) -> float:
-        """The file, the distances and what was tried."""
-        return self.length().nats()
 
     def length(self) -> Length:
         """The whole code length: a symbol (equal or not) and an integer for each distance."""
@@ -72,17 +44,6 @@ class NearCertificate:
             if a is not None:
                 parts.append(codes.integer(a))
         return codes.total(parts)
-
-    def verify(self) -> Decimal:
-        """Recompute the bound from the stored integers alone, rounded up at every step.
-
-        Raises:
-            ValueError: if ``value`` is less than what the integers give.
-        """
-        exact = upper_bound(self.length(), self.errors, self.n, self.delta, "kl")
-        if Decimal(self.value) < exact:
-            raise ValueError(f"value: got {self.value}, the stored integers give {exact:.17f}")
-        return exact
 
     def __str__(self) -> str:
         width = max(len(path) for path, _ in self.distances)
@@ -189,8 +150,8 @@ def certify_near(
         )
     counted = int(np.sum(observed.margins <= math.sqrt(2) * _ROOM * np.asarray(moved_by)))
     draft = NearCertificate(
-        1.0, counted, len(observed.margins), neighbour.bits, tuple(distances.items()), delta, tried,
-        (*DATA_ASSUMPTIONS, *program.told),
+        value=1.0, errors=counted, n=len(observed.margins), delta=delta, tried=tried,
+        assumptions=(*DATA_ASSUMPTIONS, *program.told), bits=neighbour.bits,
+        distances=tuple(distances.items()),
     )  # fmt: skip
-    exact = upper_bound(draft.length(), counted, draft.n, delta, "kl")
-    return NearCertificate(**{**vars(draft), "value": rounded_up(exact)})
+    return draft.settled()

@@ -189,8 +189,9 @@ def trace_recursion(
         apply: ``apply(params, x) -> logits (batch, classes)``, in inference mode.
         params: the parameters (only constants of the network are looked at, not these values).
         x: a batch; its first example is used.
-        activations: Lipschitz constants of jitted functions by name, e.g. ``{"gelu": 1.13}``, for
-            activations that are not proved here. They enter the assumptions of the certificate.
+        activations: Lipschitz constants of jitted functions by name, e.g. ``{"silu": 1.1}``, for
+            activations that are not proved here (wrap in ``jax.jit`` what JAX does not: gelu). They
+            enter the assumptions of the certificate.
 
     Known: matrix products and convolutions with a weight, biases, ReLU and other maxima and minima,
     tanh, logistic, erf, abs, sin, cos, clipping, max and average pooling, sums and differences of

@@ -49,13 +49,13 @@ class Settings:
     architecture: str = "cnn"
     sizes: tuple[int, ...] = (5, 6)
     pool: int = 2
-    epochs: int = 15
+    epochs: int = 20
     batch_size: int = 256
     learning_rate: float = 0.1
     weight_decay: float = 0.003
-    warm_up: float = 0.6
+    warm_up: float = 0.75
     surrogate_rate: float = 5e-3
-    temperature: float = 0.0005
+    temperature: float = 0.0002
     precision: float = 12.0
     low_rank: float = 0.0
     delta: float = 0.01

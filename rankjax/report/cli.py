@@ -16,7 +16,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 try:
     import typer
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 except ImportError as error:  # pragma: no cover - needs an environment without the extra
     raise SystemExit(
         f"rankjax: {error}. The command line needs: pip install 'rankjax[report]'"
@@ -25,6 +24,7 @@ except ImportError as error:  # pragma: no cover - needs an environment without 
 from rankjax.report.cli_analyze import analyze
 from rankjax.report.cli_certify import certify, certify_demo
 from rankjax.report.cli_compare import compare
+from rankjax.report.cli_progress import training_progress
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -82,21 +82,7 @@ def demo(
             raise SystemExit(f"rankjax: {error}") from None
         console.print(f"{error}\nGoing on with the digits of scikit-learn.", highlight=False)
         data = datasets.load("digits")
-    columns = (
-        TextColumn("{task.description:<12}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[message]}"),
-    )
-    with Progress(*columns, console=console) as bar:
-        tasks = {}
-
-        def progress(run: str, step: int, steps: int, message: str) -> None:
-            if run not in tasks:
-                tasks[run] = bar.add_task(run, total=steps, message="")
-            bar.update(tasks[run], completed=step, message=message)
-
+    with training_progress(console) as progress:
         results = run_demo(data, settings, progress)
     console.print(results["structure"], highlight=False)
     print_demo(results, console)

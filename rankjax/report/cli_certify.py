@@ -17,6 +17,7 @@ from rankjax.report.cli_analyze import (
     console,
 )
 from rankjax.report.cli_network import ApplyOption, DataOption, SequentialOption, opened
+from rankjax.report.cli_progress import training_progress
 
 
 class Form(StrEnum):
@@ -80,7 +81,6 @@ def certify_demo(
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("certify-report"),
 ) -> None:
     """Train a network plainly, with weight decay and for its certificate; certify each."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Table
 
     from rankjax.report import datasets
@@ -95,21 +95,7 @@ def certify_demo(
     except datasets.DatasetUnavailableError as error:
         raise SystemExit(f"rankjax: {error}") from None
     screen = console()
-    columns = (
-        TextColumn("{task.description:<13}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[message]}"),
-    )
-    with Progress(*columns, console=screen) as bar:
-        tasks = {}
-
-        def progress(route: str, epoch: int, epochs: int, message: str) -> None:
-            if route not in tasks:
-                tasks[route] = bar.add_task(route, total=epochs, message="")
-            bar.update(tasks[route], completed=epoch, message=message)
-
+    with training_progress(screen) as progress:
         results = run_certify_demo(images, settings, progress)
     table = Table(
         title=f"{results['dataset']}, {results['parameters']} weights, delta {settings.delta}"

@@ -1,5 +1,7 @@
 """Small networks of every kind that the recursion knows: ``(apply, params, x)``."""
 
+from functools import wraps
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +10,23 @@ from jax import lax
 RNG = np.random.default_rng(0)
 
 
+def seeded(make):
+    """The same network at every call, whichever test comes first."""
+
+    @wraps(make)
+    def made():
+        global RNG
+        RNG = np.random.default_rng(0)
+        return make()
+
+    return made
+
+
 def weight(*shape):
     return jnp.asarray(RNG.normal(size=shape) / np.sqrt(np.prod(shape[:-1])))
 
 
+@seeded
 def dense():
     params = {"a": weight(6, 8), "a_bias": weight(8), "b": weight(8, 3), "b_bias": weight(3)}
 
@@ -28,6 +43,7 @@ def convolve(x, kernel, stride=1, padding="SAME", groups=1, dilation=1):
     )  # fmt: skip
 
 
+@seeded
 def convolutional():
     params = {
         "a": weight(3, 3, 2, 4), "a_bias": weight(4), "b": weight(2, 2, 2, 6), "c": weight(24, 3),
@@ -43,6 +59,7 @@ def convolutional():
     return apply, params, RNG.normal(size=(20, 8, 8, 2))
 
 
+@seeded
 def residual():
     params = {"a": weight(5, 5), "b": weight(5, 7), "c": weight(7, 5), "out": weight(10, 4)}
 
@@ -56,6 +73,7 @@ def residual():
     return apply, params, RNG.normal(size=(20, 5))
 
 
+@seeded
 def scanned():
     params = {"stack": weight(3, 5, 5), "stack_bias": weight(3, 5), "out": weight(5, 2)}
 
@@ -70,6 +88,7 @@ def scanned():
     return apply, params, RNG.normal(size=(20, 5))
 
 
+@seeded
 def tokens():
     params = {"a": weight(4, 6), "a_bias": weight(6), "out": weight(6, 3)}
 

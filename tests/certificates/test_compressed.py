@@ -210,7 +210,7 @@ def test_certificate_counts_the_whole_file(tmp_path, network):
     logits = np.array(apply(network.params, x))
     assert certificate.errors == int(np.sum(np.argmax(logits, 1) != y))
     budget = (certificate.nats + math.log(50)) / 300
-    q, p = certificate.empirical_error, certificate.value
+    q, p = certificate.empirical, certificate.value
     divergence = q * math.log(q / p) + (1 - q) * math.log((1 - q) / (1 - p))
     assert divergence == pytest.approx(budget, rel=1e-9)
     assert divergence >= budget
