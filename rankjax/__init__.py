@@ -1,12 +1,14 @@
 """Schatten quasi-norms and rank-sparse generalization bounds for JAX parameter trees."""
 
 from rankjax import bounds as bounds
+from rankjax import certificates as certificates
 from rankjax import matrix as matrix
 from rankjax import network as network
 from rankjax import training as training
 from rankjax.bounds import compare as compare
 from rankjax.bounds import optimal_p as optimal_p
 from rankjax.bounds import rank_sparse as rank_sparse
+from rankjax.certificates import certify as certify
 from rankjax.matrix import effective_rank as effective_rank
 from rankjax.matrix import frobenius_norm as frobenius_norm
 from rankjax.matrix import nuclear_norm as nuclear_norm

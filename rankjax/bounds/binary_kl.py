@@ -23,7 +23,7 @@ def binary_kl(q: ArrayLike, p: ArrayLike, /) -> Array:
 
     Example:
         >>> round(float(binary_kl(0.1, 0.2)), 6)
-        0.036691
+        0.03669
     """
     q, p = jnp.broadcast_arrays(_float(q), _float(p))
     return _divergence(q, p - q)

@@ -50,7 +50,8 @@ class BoundResult:
     parts: str = ""
 
     def __str__(self) -> str:
-        lines = [f"{self.name} ({KINDS[self.kind]}, {self.quantity}): {float(self.value):.4g}"]
+        what = KINDS[self.kind] + (f", {self.quantity}" if self.kind != "dominant" else "")
+        lines = [f"{self.name} ({what}): {float(self.value):.4g}"]
         if self.parts:
             lines.append(f"  parts: {self.parts}")
         width = max(len(name) for name in self.layers)

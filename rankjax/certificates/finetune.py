@@ -58,11 +58,15 @@ class Latent:
     exponent: Any
     factors: tuple[Any, ...]
 
-    def stored(self, slot: Slot) -> StoredArray:
+    def rounded(self) -> StoredArray:
         """The rounded numbers."""
         exponent = round(STEPS_PER_OCTAVE * float(self.exponent))
         symbols = tuple(np.rint(np.asarray(f, np.float64)).astype(np.int64) for f in self.factors)
-        return StoredArray(exponent, symbols).simplified(slot)
+        return StoredArray(exponent, symbols)
+
+    def stored(self, slot: Slot) -> StoredArray:
+        """The rounded numbers in their shortest form."""
+        return self.rounded().simplified(slot)
 
 
 jax.tree_util.register_dataclass(Latent, ["exponent", "factors"], [])

@@ -62,7 +62,7 @@ def _largest_step(
     while True:
         unit = grid_step(exponent) ** (1 / count)
         latent = Latent(_octaves(exponent), tuple(f / unit for f in factors))
-        value = latent.stored(slot).integers(slot) * grid_step(exponent)
+        value = latent.rounded().integers(slot) * grid_step(exponent)
         if np.linalg.norm(moved - value) <= allowed:
             single = tuple(np.asarray(f, np.float32) for f in latent.factors)
             return Latent(latent.exponent, single)

@@ -62,7 +62,10 @@ class Settings:
     seed: int = 0
 
 
-MLP_SETTINGS = Settings(architecture="mlp", sizes=(16,), pool=4, temperature=0.005)
+MLP_SETTINGS = Settings(
+    architecture="mlp", sizes=(16,), pool=4, learning_rate=0.03, warm_up=0.05, surrogate_rate=0.03,
+    temperature=0.005,
+)  # fmt: skip
 
 
 class CNN(nnx.Module):
