@@ -53,9 +53,9 @@ class Settings:
     batch_size: int = 256
     learning_rate: float = 0.1
     weight_decay: float = 0.003
-    warm_up: float = 0.75
-    surrogate_rate: float = 5e-3
-    temperature: float = 0.0002
+    warm_up: float = 0.5
+    surrogate_rate: float = 0.06
+    temperature: float = 0.0004
     precision: float = 12.0
     low_rank: float = 0.0
     delta: float = 0.01
