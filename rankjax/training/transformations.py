@@ -146,13 +146,23 @@ def _after_the_step(
         needed(params)
         leaves = [at_least_float32(jnp.asarray(leaf)) for leaf in structure.leaves(params)]
 
-        def moved(steps: tuple[Array, ...]) -> tuple[Array, ...]:
+        steps = structure.leaves(updates)
+
+        def further(steps: tuple[Array, ...]) -> tuple[Array, ...]:
             pairs = zip(leaves, steps, strict=True)
             arrived = tuple(leaf + step.astype(leaf.dtype) for leaf, step in pairs)
-            triples = zip(steps, goals(arrived, state.count), arrived, strict=True)
-            return tuple(step + (goal - at).astype(step.dtype) for step, goal, at in triples)
+            pairs = zip(goals(arrived, state.count), arrived, strict=True)
+            return tuple(goal - at for goal, at in pairs)
 
-        new = on_every(every, state.count, moved, lambda steps: steps, structure.leaves(updates))
+        def no_further(steps: tuple[Array, ...]) -> tuple[Array, ...]:
+            # What is added, not the sum, comes out of the branch: the updates of the optimiser need
+            # not be written to memory for it.
+            del steps
+            return tuple(jnp.zeros_like(leaf) for leaf in leaves)
+
+        added = on_every(every, state.count, further, no_further, steps)
+        pairs = zip(steps, added, strict=True)
+        new = tuple(step + more.astype(step.dtype) for step, more in pairs)
         return structure.replace_leaves(updates, new), StepCount(next_count(state.count))
 
     return optax.GradientTransformationExtraArgs(lambda params: StepCount(first_count()), update)
