@@ -8,7 +8,7 @@ demo: .venv/.demo
 	$(BIN)/rankjax demo
 
 test: .venv/.test
-	$(BIN)/pytest -n auto -m "not slow and not gpu"
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not gpu"
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check .
