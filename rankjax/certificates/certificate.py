@@ -73,6 +73,7 @@ class Guarantee:
         errors: examples counted as errors, out of ``n``.
         n: number of examples.
         delta: confidence.
+        form: the inequality, ``"kl"`` or ``"hoeffding"``.
         tried: how many codes or architectures were tried on this sample (``log`` of it is paid).
         assumptions: what the guarantee rests on, in words.
     """
@@ -81,6 +82,7 @@ class Guarantee:
     errors: int
     n: int
     delta: float
+    form: str = "kl"
     tried: int = 1
     assumptions: tuple[str, ...] = DATA_ASSUMPTIONS
 
@@ -123,8 +125,7 @@ class Guarantee:
         return json.dumps({**asdict(self), "nats": self.nats}, indent=1)
 
     def _exact(self) -> Decimal:
-        form = getattr(self, "form", "kl")
-        return upper_bound(self.length(), self.errors, self.n, self.delta, form)
+        return upper_bound(self.length(), self.errors, self.n, self.delta, self.form)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,14 +133,12 @@ class Certificate(Guarantee):
     """What ``certify`` promises of a trained network itself.
 
     Attributes:
-        form: ``"kl"`` or ``"hoeffding"``.
         recursion: ``"data"``: each example has its own perturbation; ``"radius"``: one for all.
         coded: every matrix and bias with its code.
         matrices: number of coded matrices, L in the scales ``2^{j/(8L)}``.
         gamma: with ``"radius"`` and ``"kl"``, the margin is ``2^{gamma/8}``; else ``None``.
     """
 
-    form: str
     recursion: str
     coded: tuple[Coded, ...]
     matrices: int

@@ -20,7 +20,7 @@ from rankjax.certificates.certificate import (
     check_confidence,
 )
 from rankjax.certificates.codes import BiasCode, MatrixCode
-from rankjax.certificates.forward import observe, singular_values, spectral_norm
+from rankjax.certificates.forward import ROOM, observe, singular_values, spectral_norm
 from rankjax.certificates.optimise import Choices, minimise, pareto, together
 from rankjax.certificates.problem import problem_of, sensitivity
 from rankjax.certificates.recursion import Recursion, trace_recursion
@@ -29,7 +29,6 @@ from rankjax.matrix.canonical import one_of
 from rankjax.network.structure import Structure
 
 _LARGEST_B = 24
-_ROOM = 1 + 1e-12  # covers the rounding of a few products of non-negative numbers
 
 
 def certify(
@@ -170,12 +169,12 @@ def _choices(
             for s in sigmas
         ]
         base = leaves[path] - moved[path]
-        gain[path] = _ROOM * max(
+        gain[path] = ROOM * max(
             spectral_norm(m) + scale if m.any() else scale
             for m, scale in zip(base, scales, strict=True)
         )
     for path in program.biases:
-        norm = float(np.linalg.norm(moved[path])) * _ROOM
+        norm = float(np.linalg.norm(moved[path])) * ROOM
         choices[path] = bias_choices(norm, moved[path].size)
     return choices, gain
 
@@ -191,9 +190,9 @@ def matrix_choices(sigma: np.ndarray | None, shape: tuple[int, int], matrices: i
         found.append(MatrixCode(codes.DIRECT, j, b=b))
         for k in range(1, min(shape) + 1):
             tail = sigma[k] if k < min(shape) else 0.0
-            a = codes.exponent((tail / scale + 2.0 ** (1 - b)) * _ROOM, 8)
+            a = codes.exponent((tail / scale + 2.0 ** (1 - b)) * ROOM, 8)
             found.append(MatrixCode(codes.RANK, j, k, b, a))
-    return _sorted_out(found, shape, lambda code: code.error(matrices) * _ROOM)
+    return _sorted_out(found, shape, lambda code: code.error(matrices) * ROOM)
 
 
 def bias_choices(norm: float, size: int) -> Choices:
@@ -203,7 +202,7 @@ def bias_choices(norm: float, size: int) -> Choices:
     j = codes.exponent(norm, 8)
     found = [BiasCode(codes.DROPPED, j)]
     found += [BiasCode(codes.CODED, j, b) for b in range(1, _LARGEST_B + 1)]
-    return _sorted_out(found, (size,), lambda code: code.error() * _ROOM)
+    return _sorted_out(found, (size,), lambda code: code.error() * ROOM)
 
 
 def _sorted_out(found: Sequence[Any], shape: tuple[int, ...], error: Callable[[Any], float]):

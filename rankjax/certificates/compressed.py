@@ -27,7 +27,12 @@ from rankjax.certificates.stored import (
     unpack,
 )
 from rankjax.network.paths import Skeleton, split_arrays
-from rankjax.network.sample import margin_of, number_of_examples
+from rankjax.network.sample import (
+    batches,
+    logits_of_one,
+    margin_of,
+    number_of_examples,
+)
 from rankjax.network.structure import Structure
 
 Apply = Callable[[Any, Any], Any]
@@ -300,14 +305,12 @@ def count_errors(apply: Apply, params: Any, x: Any, y: Any, *, batch_size: int =
     n = number_of_examples(x, y, batch_size)
     arrays, skeleton = split_arrays(params)
     errors = 0
-    for start in range(0, n, batch_size):
-        # The last batch is filled up with its last example, so that nothing is compiled anew.
-        index = np.minimum(np.arange(start, start + batch_size), n - 1)
+    for index, real in batches(n, batch_size):
         batch = jax.tree.map(lambda a, index=index: a[index], x)
         margins, classes = _margins(apply, skeleton, arrays, batch, y[index])
         if y[index].min() < 0 or y[index].max() >= int(classes[0]):
             raise ValueError(f"y must be from 0 to {int(classes[0]) - 1}, got other labels")
-        errors += int(np.sum(~(np.asarray(margins)[: n - start] > 0)))
+        errors += int(np.sum(~(np.asarray(margins)[:real] > 0)))
     return errors
 
 
@@ -316,13 +319,8 @@ def _margins(apply: Apply, skeleton: Skeleton, arrays: list[Any], x: Any, y: Any
     params = skeleton.fill(arrays)
 
     def one(x, y):
-        logits = jnp.asarray(apply(params, jax.tree.map(lambda a: a[None], x)))
-        if logits.ndim != 2 or logits.shape[0] != 1 or logits.shape[1] < 2:
-            raise ValueError(
-                f"apply: got outputs of shape {logits.shape} for one example, "
-                "must be logits of shape (1, classes) with at least 2 classes"
-            )
-        return margin_of(logits[0], y), jnp.asarray(logits.shape[1])
+        logits = logits_of_one(apply(params, jax.tree.map(lambda a: a[None], x)))
+        return margin_of(logits, y), jnp.asarray(logits.shape[0])
 
     return jax.vmap(one)(x, y)
 

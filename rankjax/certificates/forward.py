@@ -14,11 +14,13 @@ from jax import Array
 
 from rankjax.certificates.recursion import Recursion
 from rankjax.network.paths import Skeleton, array_paths, split_arrays
-from rankjax.network.sample import margin_of, number_of_examples
+from rankjax.network.sample import batches, check_labels, margin_of, number_of_examples
 from rankjax.network.tracing import Use, interpret
 
 # Unit roundoff of float64, with room for the two or three roundings beside each product.
 _ROUNDING = 8 * 2.0**-53
+#: Covers the rounding of a chain of sums, products and roots of non-negative numbers.
+ROOM = 1 + 1e-12
 
 
 @dataclass(frozen=True)
@@ -50,29 +52,22 @@ def observe(
     """
     y = np.asarray(y)
     n = number_of_examples(x, y, batch_size)
-    exact = [np.asarray(a, np.float64) if _is_float(a) else a for a in split_arrays(params)[0]]
-    skeleton = split_arrays(params)[1]
+    leaves, skeleton = split_arrays(params)
+    exact = [_wide(leaf) for leaf in leaves]
     margins, norms = [], []
     with jax.enable_x64(True):
         arrays = [jnp.asarray(a) for a in exact]
         gain, error, bias_error = _rounding(
             recursion, dict(zip(array_paths(params), exact, strict=True))
         )
-        for start in range(0, n, batch_size):
-            index = np.minimum(np.arange(start, start + batch_size), n - 1)  # pad with the last one
+        for index, real in batches(n, batch_size):
             batch = jax.tree.map(lambda a, index=index: _wide(a[index]), x)
             margin, size = _pass(
                 recursion, apply, skeleton, arrays, batch, y[index], gain, error, bias_error
             )
-            real = min(batch_size, n - start)
             margins.append(np.asarray(margin)[:real])
             norms.append(np.asarray(size)[:, :real])
-    classes = _pass_classes(apply, params, x)
-    if y.min() < 0 or y.max() >= classes:
-        raise ValueError(
-            f"y: got labels from {y.min()} to {y.max()}; apply returns {classes} classes, so "
-            f"allowed are 0 to {classes - 1}"
-        )
+    check_labels(y, _classes(apply, params, x))
     observed = Observed(np.concatenate(margins), np.concatenate(norms, axis=1))
     if not np.isfinite(observed.norms).all() or np.isnan(observed.margins).any():
         raise ValueError("params: the network's values on x are not finite")
@@ -120,14 +115,10 @@ def _pass(recursion: Recursion, apply, skeleton: Skeleton, arrays, x, y, gain, e
     return margins - 1.5 * moved, (norms + at_use) * (1 + 1e-13)
 
 
-def _pass_classes(apply, params, x) -> int:
+def _classes(apply, params, x) -> int:
     first = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), x)
     return jax.eval_shape(apply, params, first).shape[1]
 
 
-def _is_float(a: Any) -> bool:
-    return jnp.issubdtype(a.dtype, jnp.floating)
-
-
-def _wide(a: np.ndarray) -> np.ndarray:
-    return np.asarray(a, np.float64) if _is_float(a) else np.asarray(a)
+def _wide(a: Any) -> np.ndarray:
+    return np.asarray(a, np.float64 if jnp.issubdtype(a.dtype, jnp.floating) else a.dtype)

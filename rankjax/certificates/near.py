@@ -15,12 +15,10 @@ from rankjax.certificates import codes
 from rankjax.certificates.certificate import DATA_ASSUMPTIONS, Guarantee, check_confidence
 from rankjax.certificates.codes import Length
 from rankjax.certificates.compressed import CompressedNetwork
-from rankjax.certificates.forward import observe, spectral_norm
+from rankjax.certificates.forward import ROOM, observe, spectral_norm
 from rankjax.certificates.recursion import trace_recursion
 from rankjax.certificates.weights import read_weights
 from rankjax.network.structure import Structure
-
-_ROOM = 1 + 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,13 +128,13 @@ def certify_near(
     distances: dict[str, int | None] = {}
     for path, difference in moved.items():
         if path in program.biases:
-            distance = float(np.linalg.norm(difference)) * _ROOM
+            distance = float(np.linalg.norm(difference)) * ROOM
         else:
             distance = max(spectral_norm(m) for m in difference) if difference.any() else 0.0
         distances[path] = codes.exponent(distance, 8) if distance else None
-    errors = {path: 0.0 if a is None else 2 ** (a / 8) * _ROOM for path, a in distances.items()}
+    errors = {path: 0.0 if a is None else 2 ** (a / 8) * ROOM for path, a in distances.items()}
     gain = {
-        path: max(map(spectral_norm, theirs[path])) * _ROOM + errors[path]
+        path: max(map(spectral_norm, theirs[path])) * ROOM + errors[path]
         for path in program.matrices
     }
     observed = observe(program, apply, neighbour.params, x, y, batch_size=batch_size)
@@ -148,7 +146,7 @@ def certify_near(
             bias_error={path: errors[path] for path in program.biases},
             of_coded=True,
         )
-    counted = int(np.sum(observed.margins <= math.sqrt(2) * _ROOM * np.asarray(moved_by)))
+    counted = int(np.sum(observed.margins <= math.sqrt(2) * ROOM * np.asarray(moved_by)))
     draft = NearCertificate(
         value=1.0, errors=counted, n=len(observed.margins), delta=delta, tried=tried,
         assumptions=(*DATA_ASSUMPTIONS, *program.told), bits=neighbour.bits,

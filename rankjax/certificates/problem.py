@@ -12,11 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankjax.certificates import codes
-from rankjax.certificates.forward import Observed, spectral_norm
+from rankjax.certificates.forward import ROOM, Observed, spectral_norm
 from rankjax.certificates.recursion import Recursion
 
-# Covers the rounding of the recursion itself: sums and products of non-negative numbers.
-_ROOM = 1 + 1e-12
 _AT_ONCE = 32  # candidates counted in one call
 
 
@@ -93,7 +91,7 @@ class RadiusForm:
                 jnp.asarray(self.norms), gain=gain, error=error, bias_error=bias_error,
                 of_coded=True,
             )  # fmt: skip
-            return float(moved[0]) * math.sqrt(8) * _ROOM
+            return float(moved[0]) * math.sqrt(8) * ROOM
 
 
 def problem_of(
@@ -108,9 +106,9 @@ def problem_of(
     """The data form, or with a radius the radius form."""
     if radius is None:
         return DataForm(recursion, observed, gain)
-    own = {p: max(map(spectral_norm, leaves[p])) * _ROOM for p in recursion.matrices}
-    bias = {p: float(np.linalg.norm(leaves[p])) * _ROOM for p in recursion.biases}
-    norms = np.asarray(recursion.norms(radius, gain=own, bias=bias)) * _ROOM
+    own = {p: max(map(spectral_norm, leaves[p])) * ROOM for p in recursion.matrices}
+    bias = {p: float(np.linalg.norm(leaves[p])) * ROOM for p in recursion.biases}
+    norms = np.asarray(recursion.norms(radius, gain=own, bias=bias)) * ROOM
     return RadiusForm(recursion, observed, norms, own, gain, coded_margin)
 
 
@@ -125,7 +123,7 @@ def _counts(recursion: Recursion, margins, norms, gain, errors):
     def count(errors):
         error, bias_error = _split(recursion, errors)
         moved, _ = recursion.perturbation(norms, gain=gain, error=error, bias_error=bias_error)
-        return jnp.sum(margins <= math.sqrt(8) * _ROOM * moved)
+        return jnp.sum(margins <= math.sqrt(8) * ROOM * moved)
 
     return jax.lax.map(count, errors)
 

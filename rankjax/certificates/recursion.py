@@ -24,6 +24,7 @@ from jax.extend.core import JaxprEqn
 from rankjax.network.axes import View
 from rankjax.network.convolution import Window
 from rankjax.network.paths import array_paths, split_arrays
+from rankjax.network.sample import logits_of_one
 from rankjax.network.tracing import CALLS, Changed, Data, Tag, Trace, Use, Walker, Weight, walk
 
 # Maps whose distances do not grow; some also move entries about.
@@ -116,28 +117,13 @@ class Recursion:
 
         Pure, differentiable; cost O(nodes n).
         """
-        at_use: dict[int, Array] = {}
-        values: list[Array] = []
         zero = jnp.zeros(norms.shape[1:], norms.dtype)
-        for node in self.nodes:
-            args = [values[i] for i in node.args]
-            if node.kind == "exact":
-                value = zero
-            elif node.kind == "matrix":
-                moved = node.factor * args[0]
-                at_use[node.use] = moved
-                size = norms[node.use] if of_coded else norms[node.use] + moved
-                value = gain[node.path] * moved + error[node.path] * size
-            elif node.kind == "bias":
-                value = args[0] + node.factor * bias_error[node.path]
-            elif node.kind == "scale":
-                value = node.factor * args[0]
-            elif node.kind == "sum":
-                value = sum(args[1:], args[0])
-            else:  # join
-                value = root(sum((a * a for a in args[1:]), args[0] * args[0]))
-            values.append(value)
-        return values[-1], jnp.stack([at_use[use] for use in sorted(at_use)])
+
+        def through(node: Node, moved: Array) -> Array:
+            size = norms[node.use] if of_coded else norms[node.use] + moved
+            return gain[node.path] * moved + error[node.path] * size
+
+        return self._follow(zero, through, bias_error)
 
     def norms(self, radius: float, *, gain: Mapping[str, Any], bias: Mapping[str, Any]) -> Array:
         """The largest ``|P h|`` each use can see when what the first weights see has norm <= B.
@@ -149,25 +135,39 @@ class Recursion:
         """
         if self.moves_zero:
             raise ValueError("recursion: 'radius' needs activations that are 0 at 0; use 'data'")
+        start = jnp.asarray(radius, float)
+        _, sizes = self._follow(start, lambda node, size: gain[node.path] * size, bias)
+        return sizes[:, None]
+
+    def _follow(
+        self, start: Array, through: Callable[[Node, Array], Array], bias: Mapping[str, Any]
+    ) -> tuple[Array, Array]:
+        """Lengths along the network: of the logits, and ``g`` times those each matrix gets.
+
+        Args:
+            start: that of whatever no weight has touched.
+            through: ``(matrix node, g times the length before)`` -> the length after.
+            bias: the length that each bias adds, once.
+        """
         values: list[Array] = []
-        sizes: dict[int, Array] = {}
+        at_use: dict[int, Array] = {}
         for node in self.nodes:
             args = [values[i] for i in node.args]
             if node.kind == "exact":
-                value = jnp.asarray(radius, float)
+                value = start
             elif node.kind == "matrix":
-                sizes[node.use] = node.factor * args[0]
-                value = gain[node.path] * sizes[node.use]
+                at_use[node.use] = node.factor * args[0]
+                value = through(node, at_use[node.use])
             elif node.kind == "bias":
                 value = args[0] + node.factor * bias[node.path]
             elif node.kind == "scale":
                 value = node.factor * args[0]
             elif node.kind == "sum":
                 value = sum(args[1:], args[0])
-            else:
+            else:  # join
                 value = root(sum((a * a for a in args[1:]), args[0] * args[0]))
             values.append(value)
-        return jnp.stack([sizes[use] for use in sorted(sizes)])[:, None]
+        return values[-1], jnp.stack([at_use[use] for use in sorted(at_use)])
 
 
 def root(squares: Array) -> Array:
@@ -209,12 +209,7 @@ def trace_recursion(
     tags = walk(walker, lambda p, x: apply(skeleton.fill(p), x), arrays, first, Data(0))
     if len(tags) != 1 or not isinstance(tags[0], Data):
         raise ValueError("apply: must return the logits, one array that depends on x")
-    output = walker.trace.output
-    if jnp.ndim(output) != 2 or output.shape[0] != 1 or output.shape[1] < 2:
-        raise ValueError(
-            f"apply: got outputs of shape {jnp.shape(output)} for one example, must be logits of "
-            "shape (1, classes) with at least 2 classes"
-        )
+    logits_of_one(walker.trace.output)  # refuses anything else
     nodes = (*walker.nodes, Node("scale", (tags[0].node,)))
     matrices = dict.fromkeys(node.path for node in nodes if node.kind == "matrix")
     biases = dict.fromkeys(node.path for node in nodes if node.kind == "bias")

@@ -11,13 +11,11 @@ import numpy as np
 from rankjax.certificates import codes
 from rankjax.certificates.certificate import Certificate
 from rankjax.certificates.codes import BiasCode
-from rankjax.certificates.forward import observe, singular_values, spectral_norm
+from rankjax.certificates.forward import ROOM, observe, singular_values, spectral_norm
 from rankjax.certificates.problem import problem_of
 from rankjax.certificates.recursion import trace_recursion
 from rankjax.certificates.weights import read_weights
 from rankjax.network.structure import Structure
-
-_ROOM = 1 + 1e-12
 
 
 def verify(
@@ -72,15 +70,15 @@ def verify(
     for path, members in codes_of.items():
         if path in program.biases:
             _check_bias(path, members[0], moved[path])
-            errors.append(members[0].error() * _ROOM)
+            errors.append(members[0].error() * ROOM)
             continue
         scales = []
         for code, matrix in zip(members, moved[path], strict=True):
             _check_matrix(path, code, matrix, certificate.matrices)
             scales.append(code.scale(certificate.matrices))
-        errors.append(max(code.error(certificate.matrices) for code in members) * _ROOM)
+        errors.append(max(code.error(certificate.matrices) for code in members) * ROOM)
         base = (spectral_norm(m) if m.any() else 0.0 for m in leaves[path] - moved[path])
-        gain[path] = max(b + s for b, s in zip(base, scales, strict=True)) * _ROOM
+        gain[path] = max(b + s for b, s in zip(base, scales, strict=True)) * ROOM
     observed = observe(program, apply, params, x, y, batch_size=batch_size)
     if len(observed.margins) != certificate.n:
         raise ValueError(f"n: got {len(observed.margins)} examples, not {certificate.n}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -128,19 +128,13 @@ class Sample:
         n = number_of_examples(x, y, batch_size)
         arrays, skeleton = split_arrays(params)
         parts = []
-        for start in range(0, n, batch_size):
-            index = np.minimum(np.arange(start, start + batch_size), n - 1)  # pad with the last one
+        for index, real in batches(n, batch_size):
             batch = jax.tree.map(lambda a, index=index: a[index], x)
             out = _observe(structure, apply, skeleton, arrays, batch, y[index])
-            real = min(batch_size, n - start)
             parts.append(jax.tree.map(lambda a, real=real: a[:real], out))
         joined = jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
         norms, margins, patch, gather, classes = joined
-        if y.min() < 0 or y.max() >= int(classes[0]):
-            raise ValueError(
-                f"y: got labels from {y.min()} to {y.max()}; apply returns {int(classes[0])} "
-                f"classes, so allowed are 0 to {int(classes[0]) - 1}"
-            )
+        check_labels(y, int(classes[0]))
         return cls(
             n=n,
             radius=jnp.max(norms),
@@ -250,16 +244,11 @@ def _observe(
 
         batch = jax.tree.map(lambda a: a[None], x)
         trace = interpret(lambda p, x: apply(skeleton.fill(p), x), arrays, batch, on_use)
-        logits = jnp.asarray(trace.output)
-        if logits.ndim != 2 or logits.shape[0] != 1 or logits.shape[1] < 2:
-            raise ValueError(
-                f"apply: got outputs of shape {logits.shape} for one example, "
-                "must be logits of shape (1, classes) with at least 2 classes"
-            )
+        logits = logits_of_one(trace.output)
         squares = [jnp.sum(jnp.square(at_least_float32(a))) for a in jax.tree.leaves(x)]
         norm = jnp.sqrt(sum(squares[1:], squares[0]))
         patch, gather = _layer_norms(structure, rows)
-        return norm, margin_of(logits[0], y), patch, gather, jnp.asarray(logits.shape[1])
+        return norm, margin_of(logits, y), patch, gather, jnp.asarray(logits.shape[0])
 
     return jax.vmap(one)(x, y)
 
@@ -279,6 +268,37 @@ def _layer_norms(structure: Structure, rows: dict[str, list[Array]]) -> tuple[Ar
             patch.append(jnp.sqrt(jnp.max(jnp.stack([jnp.max(r) for r in mine]))))
             gather.append(jnp.sqrt(jnp.max(jnp.stack([jnp.sum(r) for r in mine]))))
     return jnp.stack(patch), jnp.stack(gather)
+
+
+def batches(n: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Indices of one batch after another, and how many of them count.
+
+    All have ``batch_size`` entries, so that nothing is compiled anew for the last one: it is filled
+    up with the last example.
+    """
+    for start in range(0, n, batch_size):
+        index = np.minimum(np.arange(start, start + batch_size), n - 1)
+        yield index, min(batch_size, n - start)
+
+
+def check_labels(y: np.ndarray, classes: int) -> None:
+    """Raise ``ValueError`` unless the labels are those of the classes that ``apply`` returns."""
+    if y.min() < 0 or y.max() >= classes:
+        raise ValueError(
+            f"y: got labels from {y.min()} to {y.max()}; apply returns {classes} classes, so "
+            f"allowed are 0 to {classes - 1}"
+        )
+
+
+def logits_of_one(output: Any) -> Array:
+    """What ``apply`` returns for a batch of one example, as ``(classes,)``."""
+    logits = jnp.asarray(output)
+    if logits.ndim != 2 or logits.shape[0] != 1 or logits.shape[1] < 2:
+        raise ValueError(
+            f"apply: got outputs of shape {logits.shape} for one example, "
+            "must be logits of shape (1, classes) with at least 2 classes"
+        )
+    return logits[0]
 
 
 def margin_of(logits: Array, y: Array) -> Array:
