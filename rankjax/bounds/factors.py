@@ -123,11 +123,6 @@ def log_factors(measured: Measured) -> Array:
     return jnp.log(jnp.asarray(measured.lipschitz, norm.dtype)) + log(norm)
 
 
-def log_product(factors: Array, measured: Measured) -> Array:
-    """The sum of logarithms over all layers and uses."""
-    return jnp.sum(factors * jnp.asarray(uses(measured), factors.dtype))
-
-
 def log_rest(measured: Measured, others: np.ndarray | None = None) -> Array:
     """``log(prod_i rho_i |A_i| / |A_l|)`` without a division, ``(layers,)``.
 
