@@ -80,7 +80,7 @@ def power(a, p, eps, method):
 def candidates(a, p, eps):
     """Name -> compiled function without arguments, compile seconds, temporary bytes."""
     functions = {"plain svd": jax.value_and_grad(partial(plain, p=p, eps=eps))}
-    for method in ("auto", "svd", "gram", "iterative"):
+    for method in ("auto", "svd", "gram", "rational", "iterative"):
         functions[method] = jax.value_and_grad(partial(power, p=p, eps=eps, method=method))
     # Refreshed before a drift of 1e-3 (relative): what a step of training looks like.
     noise = np.random.default_rng(1).normal(size=a.shape)

@@ -107,6 +107,23 @@ def _never_batched(single: Callable[[Array], Any]) -> Callable[[Array], Any]:
     return _guarded(safe)
 
 
+def whole_batch(run: Callable[..., Any]) -> Callable[..., Any]:
+    """``run`` of arrays with leading batch axes, under any ``vmap``, which only adds to the batch.
+
+    For functions that choose by ``lax.cond``: a ``vmap`` of theirs would compute both branches. No
+    derivative goes through it.
+    """
+    safe = custom_vmap(run)
+
+    @safe.def_vmap
+    def _rule(axis_size: int, in_batched: list[bool], *arrays: Array) -> tuple[Any, Any]:
+        pairs = zip(arrays, in_batched, strict=True)
+        result = safe(*(x if b else jnp.broadcast_to(x, (axis_size, *x.shape)) for x, b in pairs))
+        return result, jax.tree.map(lambda _: True, result)
+
+    return safe
+
+
 _svd = _never_batched(lambda a: SVD(*jnp.linalg.svd(a, full_matrices=False)))
 _values = _never_batched(lambda a: jnp.linalg.svd(a, compute_uv=False))
 _eigvalsh = _never_batched(lambda a: jnp.linalg.eigvalsh(a, symmetrize_input=False))
@@ -179,6 +196,18 @@ def eigvalsh(a: Array) -> Array:
     if _empty(a):
         return jnp.zeros(a.shape[:-1], a.dtype)
     return _eigvalsh(a)
+
+
+_tridiagonal = _never_batched(lambda a: tuple(jax.lax.linalg.tridiagonal(a, lower=True)))
+
+
+def tridiagonal(a: Array) -> tuple[Array, Array, Array, Array]:
+    """Householder's reduction of symmetric ``(..., n, n)``; no derivative.
+
+    Returns:
+        Reflectors (below the subdiagonal), diagonal, subdiagonal, factors of the reflectors.
+    """
+    return _tridiagonal(a)
 
 
 _q = _never_batched(lambda a: jnp.linalg.qr(a)[0])

@@ -5,27 +5,28 @@ method      how                                  smallest relative eps        co
 =========== ==================================== ============================ ================
 svd         one SVD                              any, 0 too (the hard form)   1
 gram        ``eigh`` of ``A^T A``                sqrt(machine eps)            1/2, less if tall
+rational    tridiagonal form of ``A^T A``,       8e-3                         1/3
+            a sum of shifted inverses
 iterative   products only (Newton-Schulz)        3e-3 float32, 1e-5 float64   20 to 40 products
 =========== ==================================== ============================ ================
 
-``gram`` and ``iterative`` raise a smaller eps to their floor; second derivatives of ``iterative``
-and derivatives by ``p`` are those of ``gram``. Gradient error in float32 against float64 at
-eps = 1e-2: svd 1e-6, gram 1e-5 to 1e-3 (steep spectra), iterative 2e-5 (p = 1) to 1e-3 (p = 1/2).
+A smaller eps is raised; second derivatives of ``rational`` and ``iterative`` and derivatives by
+``p`` are those of ``gram``. Gradient error in float32 against float64 at eps = 1e-2: svd 1e-6,
+gram 1e-5 to 2e-3 (steep spectra), rational 1e-5 to 1e-3, iterative 2e-5 (p = 1) to 1e-3 (p = 1/2).
 
 ``auto`` (figures: ``docs/schatten.md``):
 
 * ``p = 2`` and, without eps, ``p = 4, 6, 8``: products alone, no decomposition, whatever method;
 * eps = 0 (the hard form), or eps under ``24 sqrt(machine eps)`` (8e-3 in float32): ``svd``;
-* otherwise on CPU ``gram``, for ``p < 1`` or an unknown p with one correction of the eigenbasis
-  (two more products; plain ``gram`` was 2e-3 off at p = 1/2 on a steep spectrum, 1e-5 corrected):
-  plain ``gram`` measured 1.2 to 2.6 times as fast as the SVD on two cores, ``iterative`` 0.3
-  to 1.7; with the correction 1.1 to 1.6;
+* otherwise on CPU ``rational`` in float32 from ``RATIONAL_FROM`` rows and columns on, for p in
+  (0, 2) or unknown (a p outside is seen at run time, and ``gram`` used); else ``gram``, for
+  ``p < 1`` or an unknown p with one correction of the eigenbasis (two more products; plain ``gram``
+  was 2e-3 off at p = 1/2 on a steep spectrum, 1e-5 corrected);
 * on accelerators ``iterative`` for a known p in (0, 2), else ``gram`` (by reasoning: products are
   what they are good at, and ``gesvd`` is not; not measured here).
 
-A traced or absolute eps is compared with the threshold at run time (``lax.cond``; both engines are
-compiled, one runs, except under a ``vmap`` over eps, where both do). A traced ``p`` counts as
-unknown.
+A traced or absolute eps is compared with the threshold at run time (``lax.cond``, for a batch as a
+whole, also under ``vmap``; both engines are compiled, one runs). A traced ``p`` counts as unknown.
 """
 
 from __future__ import annotations
@@ -38,12 +39,15 @@ from jax import Array
 
 from rankjax.matrix import iterative
 from rankjax.matrix.canonical import one_of
+from rankjax.matrix.decompose import whole_batch
 from rankjax.matrix.gram import GRAM, GRAM_POLISHED
 from rankjax.matrix.powers import SchattenPower
+from rankjax.matrix.rational import RATIONAL
 from rankjax.matrix.spectral import SVD_ENGINE, Engine
 
-METHODS = ("auto", "svd", "gram", "iterative")
+METHODS = ("auto", "svd", "gram", "rational", "iterative")
 EVEN_POWERS = (4, 6, 8)
+RATIONAL_FROM = 256  # below, one eigh is over before the recurrences are
 
 
 def threshold(dtype: jnp.dtype) -> float:
@@ -54,6 +58,7 @@ def threshold(dtype: jnp.dtype) -> float:
 def resolve(
     method: str,
     *,
+    shape: tuple[int, ...],
     dtype: jnp.dtype,
     p: float | None,
     eps: float | None,
@@ -62,7 +67,8 @@ def resolve(
     """The engine for a static description of the call; None is a traced (or array) value.
 
     Raises:
-        ValueError: an unknown method; ``iterative`` with a known p outside (0, 2) or eps = 0.
+        ValueError: an unknown method; ``rational`` or ``iterative`` with a known p outside (0, 2)
+            or eps = 0.
     """
     one_of(method, "method", METHODS)
     relative = eps if eps_mode == "relative" else None
@@ -70,23 +76,31 @@ def resolve(
         return SVD_ENGINE
     if method == "gram":
         return GRAM
-    if method == "iterative":
+    if method in ("rational", "iterative"):
         if p is not None and not 0 < p < 2:
-            raise ValueError(f"p must be in (0, 2) for method='iterative', got {p}")
+            raise ValueError(f"p must be in (0, 2) for method={method!r}, got {p}")
         if eps == 0:
-            raise ValueError("eps must be > 0 for method='iterative', got 0")
-        return iterative.engine(p, relative)
+            raise ValueError(f"eps must be > 0 for method={method!r}, got 0")
+        return RATIONAL if method == "rational" else iterative.engine(p, relative)
     least = threshold(dtype)
     if eps == 0 or (relative is not None and relative < least):
         return SVD_ENGINE
-    fast = _fast(p, relative)
+    fast = _fast(shape, dtype, p, relative)
     return fast if relative is not None else either(fast, least)
 
 
-def _fast(p: float | None, relative: float | None) -> Engine:
-    if jax.default_backend() == "cpu" or p is None or not 0 < p < 2:
-        return GRAM if p is not None and p >= 1 else GRAM_POLISHED
-    return iterative.engine(p, relative)
+def _fast(
+    shape: tuple[int, ...], dtype: jnp.dtype, p: float | None, relative: float | None
+) -> Engine:
+    inside = p is None or 0 < p < 2
+    if jax.default_backend() != "cpu":
+        return iterative.engine(p, relative) if inside and p is not None else _gram(p)
+    large = dtype == jnp.float32 and min(shape[-2:]) >= RATIONAL_FROM
+    return RATIONAL if inside and large else _gram(p)
+
+
+def _gram(p: float | None) -> Engine:
+    return GRAM if p is not None and p >= 1 else GRAM_POLISHED
 
 
 @cache
@@ -100,13 +114,17 @@ def either(fast: Engine, least: float) -> Engine:
         return jnp.all(eps >= least * jnp.sqrt(jnp.sum(a * a, axis=(-2, -1))))
 
     def choose(name: str):
-        def run(function: SchattenPower, a: Array, p: Array, eps: Array, *tangents: Array):
+        def run(function: SchattenPower, *arrays: Array):
             def branch(engine: Engine):
-                return lambda *arguments: getattr(engine, name)(function, *arguments)
+                return lambda *arrays: getattr(engine, name)(function, *arrays)
 
-            return jax.lax.cond(
-                large(function, a, eps), branch(fast), branch(SVD_ENGINE), a, p, eps, *tangents
-            )
+            def chosen(a: Array, p: Array, eps: Array, *tangents: Array):
+                return jax.lax.cond(
+                    large(function, a, eps), branch(fast), branch(SVD_ENGINE), a, p, eps, *tangents
+                )
+
+            # Third derivatives go through the second, and none goes through whole_batch.
+            return chosen(*arrays) if name == "second" else whole_batch(chosen)(*arrays)
 
         return run
 

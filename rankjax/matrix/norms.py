@@ -98,7 +98,7 @@ def _schatten_power(
     batch = matrix.shape[:-2]
     p_known, eps_known = _known(p), _known(eps)
     engine = engines.resolve(
-        method, dtype=matrix.dtype, p=p_known, eps=eps_known, eps_mode=eps_mode
+        method, shape=matrix.shape, dtype=matrix.dtype, p=p_known, eps=eps_known, eps_mode=eps_mode
     )
     if 0 in matrix.shape:
         return jnp.zeros(batch, matrix.dtype)
@@ -145,7 +145,8 @@ def schatten_power(
         eps: smoothing >= 0, like ``p``. 1e-2 is a good relative value for training.
         eps_mode: ``"relative"`` or ``"absolute"``.
         axes: the (out, in) axes of the matrix.
-        method: ``"auto"``, ``"svd"``, ``"gram"``, ``"iterative"``; see ``rankjax.matrix.engines``.
+        method: ``"auto"``, ``"svd"``, ``"gram"``, ``"rational"``, ``"iterative"``; see
+            ``rankjax.matrix.engines``.
 
     Returns:
         The batch shape, in the dtype of ``a``.
@@ -205,7 +206,8 @@ def schatten_norm(
         eps: smoothing >= 0.
         eps_mode: ``"relative"`` or ``"absolute"``.
         axes: the (out, in) axes of the matrix.
-        method: ``"auto"``, ``"svd"``, ``"gram"``, ``"iterative"``; see ``rankjax.matrix.engines``.
+        method: ``"auto"``, ``"svd"``, ``"gram"``, ``"rational"``, ``"iterative"``; see
+            ``rankjax.matrix.engines``.
 
     Returns:
         The batch shape, in the dtype of ``a``.
@@ -285,7 +287,8 @@ def nuclear_norm(
         axes: the (out, in) axes of the matrix.
         eps: smoothing >= 0.
         eps_mode: ``"relative"`` or ``"absolute"``.
-        method: ``"auto"``, ``"svd"``, ``"gram"``, ``"iterative"``; see ``rankjax.matrix.engines``.
+        method: ``"auto"``, ``"svd"``, ``"gram"``, ``"rational"``, ``"iterative"``; see
+            ``rankjax.matrix.engines``.
 
     Returns:
         The batch shape, in the dtype of ``a``.

@@ -11,6 +11,7 @@ take no part. For ``p >= 2`` the function is smooth at 0 and ``q`` keeps its lim
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -103,31 +104,37 @@ class SchattenPower:
         q = self._ratio(parts, p)
         h = parts.s * q
         pair = _pairs(parts.s)
-        t_i, t_j = _pairs(parts.t)
         q_i, q_j = _pairs(q)
         h_i, h_j = _pairs(h)
         s_i, s_j = pair
         total = s_i + s_j
         mean = jnp.where(total == 0, (q_i + q_j) / 2, (h_i + h_j) / jnp.where(total == 0, 1, total))
-        # Close values: through the divided difference of t^(p/2-1), a closed form without
-        # cancellation. Far ones (or one that counts as zero): the plain quotient is accurate.
+        # Close values: with a = p/2 - 1, g = sqrt(t_i t_j) and x = log(t_i / t_j) / 2,
+        #     (t_i^a - t_j^a) / (t_i - t_j) = g^(a-1) sinh(a x) / sinh(x),
+        # which does not cancel. Far ones (or one that counts as zero): the plain quotient is
+        # accurate. Logarithms and powers are of vectors only: of k values, not of k^2 pairs.
         kept = parts.keep[..., :, None] & parts.keep[..., None, :]
-        low, high = jnp.minimum(t_i, t_j), jnp.maximum(t_i, t_j)
-        close = kept & (high <= 2 * low)
-        gap = jnp.where(close, jnp.abs((s_i - s_j) * total) / low, 0)
-        a = (p / 2 - 1)[..., None]
-        safe_gap = jnp.where(gap == 0, 1, gap)
-        growth = jnp.where(gap == 0, a, jnp.expm1(a * jnp.log1p(safe_gap)) / safe_gap)
-        # total^2 / low is a ratio of like quantities: it cannot overflow where low^(a-1) would.
-        power = p[..., None] * low**a
-        near = (q_i + q_j) / 2 + total * total / (2 * low) * power * growth
+        a = p / 2 - 1
+        log_i, log_j = _pairs(jnp.log(parts.t) / 2)
+        x = log_i - log_j
+        far_out = jnp.maximum(1, jnp.abs(a))[..., None]
+        close = kept & (jnp.abs(x) * far_out <= _CLOSE)
+        y = jnp.where(close, x * x, 0)
+        a_ = a[..., None]
+        growth = a_ * _sinh_over(a_ * a_ * y) / _sinh_over(y)
+        root_i, root_j = _pairs(jnp.sqrt(parts.t))
+        power_i, power_j = _pairs(parts.t ** (a / 2))
+        power = p[..., None] * (power_i * power_j) * growth
+        # total^2 / g is a ratio of like quantities: it cannot overflow where g^(a-1) would.
+        g = root_i * root_j
+        near = (q_i + q_j) / 2 + total * total / (2 * g) * power
         step = jnp.where(s_i == s_j, 1, s_i - s_j)
         far = jnp.where(s_i == s_j, (q_i + q_j) / 2, (h_i - h_j) / step)
         gap_squared = (s_i - s_j) * total
         distinct = gap_squared != 0
         squared = jnp.where(
             close,
-            power * growth / low,
+            power / g,
             jnp.where(distinct, (q_i - q_j) / jnp.where(distinct, gap_squared, 1), 0),
         )
         return Tables(jnp.where(close, near, far), mean, squared, q)
@@ -145,6 +152,18 @@ class SchattenPower:
             (along(self.value, one, zero), along(self.value, zero, one)),
             (along(self.slope, one, zero), along(self.slope, zero, one)),
         )
+
+
+# Values count as close where half the logarithm of the quotient of their t is at most this.
+_CLOSE = 0.35
+
+
+def _sinh_over(y: Array) -> Array:
+    """``sinh(sqrt(y)) / sqrt(y)`` for ``0 <= y <= _CLOSE^2``, to 1e-18."""
+    total = jnp.full_like(y, 1 / math.factorial(15))
+    for k in range(6, -1, -1):
+        total = total * y + 1 / math.factorial(2 * k + 1)
+    return total
 
 
 def _pairs(x: Array) -> tuple[Array, Array]:

@@ -9,6 +9,7 @@ from matrices import with_spectrum
 import rankjax.matrix as rm
 from rankjax.matrix import engines, iterative
 from rankjax.matrix.gram import GRAM, GRAM_POLISHED
+from rankjax.matrix.rational import RATIONAL
 from rankjax.matrix.spectral import SVD_ENGINE
 
 SPECTRA = {
@@ -87,7 +88,7 @@ def test_gram_raises_a_small_eps_to_its_floor():
 
 
 def choose(**change):
-    call = {"dtype": jnp.float32, "p": 0.5, "eps": 0.01, "eps_mode": "relative"}
+    call = {"shape": (64, 48), "dtype": jnp.float32, "p": 0.5, "eps": 0.01, "eps_mode": "relative"}
     return engines.resolve("auto", **(call | change))
 
 
@@ -98,6 +99,10 @@ def test_auto_follows_its_docstring_on_cpu():
     assert choose(eps=1e-3, dtype=jnp.float64, p=1.5) is GRAM
     assert choose(p=1.0) is GRAM
     assert choose(eps=None) is engines.either(GRAM_POLISHED, engines.threshold(jnp.float32))
+    large = {"shape": (3, 512, 256)}
+    assert choose(**large) is choose(**large, p=None) is RATIONAL
+    assert choose(**large, eps=None) is engines.either(RATIONAL, engines.threshold(jnp.float32))
+    assert choose(**large, p=3.0) is choose(**large, p=1.0, dtype=jnp.float64) is GRAM
 
 
 def test_auto_prefers_products_on_an_accelerator(monkeypatch):
@@ -146,6 +151,8 @@ def test_even_powers_need_no_decomposition(p, shape):
         ({"eps": -0.1}, "eps must be >= 0"),
         ({"p": 2.5, "eps": 0.1, "method": "iterative"}, r"p must be in \(0, 2\)"),
         ({"eps": 0.0, "method": "iterative"}, "eps must be > 0"),
+        ({"p": 2.5, "eps": 0.1, "method": "rational"}, r"p must be in \(0, 2\)"),
+        ({"eps": 0.0, "method": "rational"}, "eps must be > 0"),
         ({"axes": (0, 0)}, "same axis twice"),
         ({"axes": (0, 2)}, "axes must be"),
         ({"axes": 1}, "axes must be"),

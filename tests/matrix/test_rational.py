@@ -1,0 +1,109 @@
+"""The rational engine against the SVD in float64, and when it hands over to the Gram engine."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matrices import with_spectrum
+
+import rankjax.matrix as rm
+from rankjax.matrix import rational
+from rankjax.matrix.powers import SchattenPower
+
+K = 96
+INDEX = np.arange(1, K + 1)
+SPECTRA = {
+    "flat": np.linspace(1, 2, K),
+    "linear": INDEX / K,
+    "polynomial": INDEX**-2.0,
+    "exponential": np.exp(-INDEX / 8),
+    "rank 8": (INDEX <= 8) * 1.0,
+    "rank 1": (INDEX <= 1) * 1.0,
+    "half": np.where(INDEX <= K // 2, 1.0, 1e-3),
+}
+
+
+@partial(jax.jit, static_argnames=("method", "eps_mode"))
+def value_and_grad(a, p, eps, method, eps_mode="relative"):
+    f = lambda x: jnp.sum(rm.schatten_power(x, p=p, eps=eps, method=method, eps_mode=eps_mode))  # noqa: E731
+    return jax.value_and_grad(f)(a)
+
+
+def error(found, expected):
+    return np.linalg.norm(np.asarray(found, float) - expected) / np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("p", [0.25, 0.5, 1.0, 1.7])
+def test_the_gradient_is_within_a_thousandth_in_float32(name, p):
+    for shape in ((K, K), (K, 150), (200, K)):
+        a = with_spectrum(3, *shape, SPECTRA[name])
+        for eps, eps_mode in ((0.01, "relative"), (0.2, "relative"), (0.05, "absolute")):
+            expected = value_and_grad(a, p, eps, "svd", eps_mode)
+            found = value_and_grad(a.astype(jnp.float32), p, eps, "rational", eps_mode)
+            assert error(found[1], expected[1]) <= rational.ACCURACY
+            np.testing.assert_allclose(found[0], expected[0], rtol=2e-4)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 1.0, 1.9])
+def test_without_rounding_the_error_is_that_of_the_fit(p):
+    a = with_spectrum(1, 40, 30, np.arange(1, 31) ** -2.0)
+    value, gradient = value_and_grad(a, p, 0.01, "rational")
+    exact, expected = value_and_grad(a, p, 0.01, "svd")
+    assert error(gradient, expected) <= 2e-5
+    np.testing.assert_allclose(value, exact, rtol=2e-5)
+
+
+def noise(a, p):
+    function, p_ = SchattenPower("relative", 1e-6), jnp.asarray(p, a.dtype)
+    scaled = rational._Scaled(function, a, p_, jnp.asarray(0.01, a.dtype))
+    return float(scaled.noise(function))
+
+
+def test_rounding_is_expected_where_it_does_harm():
+    single = {k: with_spectrum(3, K, K, s).astype(jnp.float32) for k, s in SPECTRA.items()}
+    assert noise(single["rank 8"], 0.25) > rational.ACCURACY
+    assert noise(single["half"], 0.25) > rational.ACCURACY
+    for name in ("flat", "linear", "polynomial", "exponential"):
+        assert noise(single[name], 0.5) < rational.ACCURACY
+
+
+def test_derivatives_by_eps_and_p():
+    a = with_spectrum(2, 40, 30, np.arange(1, 31) ** -1.0)
+    for argument in (0, 1):
+        f = lambda p, eps, method: rm.schatten_power(a, p=p, eps=eps, method=method)  # noqa: E731
+        exact = jax.grad(f, argument)(0.5, 0.05, "svd")
+        np.testing.assert_allclose(jax.grad(f, argument)(0.5, 0.05, "rational"), exact, rtol=1e-4)
+
+
+def test_a_vmap_still_chooses_once():
+    a = jnp.stack([with_spectrum(i, 40, 40, SPECTRA["flat"][:40]) for i in range(2)])
+    f = jax.grad(lambda x: rm.schatten_power(x, p=0.5, eps=0.05, method="rational"))
+    assert " cond[" in str(jax.make_jaxpr(jax.vmap(f))(a))
+    np.testing.assert_allclose(jax.vmap(f)(a), jnp.stack([f(a[0]), f(a[1])]), atol=1e-9)
+
+
+def test_zero_nan_and_huge_members_do_not_touch_the_others():
+    good = with_spectrum(0, 12, 9, np.linspace(0.5, 2, 9)).astype(jnp.float32)
+    bad = good.at[0, 0].set(jnp.nan)
+    value, gradient = value_and_grad(jnp.stack([good, 0 * good]), 0.5, 0.1, "rational")
+    expected, slope = value_and_grad(good, 0.5, 0.1, "rational")
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient[0], slope, rtol=1e-4, atol=1e-5)
+    assert np.all(gradient[1] == 0)
+    power = partial(rm.schatten_power, p=0.5, eps=0.1, method="rational")
+    assert np.all(np.isnan(power(jnp.stack([good, bad]))) == [False, True])
+    slopes = jax.grad(lambda x: jnp.sum(power(x)))(jnp.stack([good, bad]))
+    np.testing.assert_allclose(slopes[0], slope, rtol=1e-3, atol=1e-4)
+    assert np.all(np.isnan(slopes[1]))
+    np.testing.assert_allclose(power(1e20 * good), 1e10 * expected, rtol=1e-5)
+    np.testing.assert_allclose(power(1e-20 * good), 1e-10 * expected, rtol=1e-5)
+
+
+def test_the_second_derivative_is_that_of_gram():
+    a = with_spectrum(2, 6, 5, [1.0, 1.0, 0.5, 0.1, 0.0])
+    f = lambda x, method: rm.schatten_power(x, p=0.5, eps=0.1, method=method)  # noqa: E731
+    expected = jax.hessian(f)(a, "gram")
+    np.testing.assert_allclose(jax.hessian(f)(a, "rational"), expected, atol=1e-9)
