@@ -306,7 +306,7 @@ def test_products_only_never_gather_a_matrix(kind, shape, p, cut):
 def test_a_gathered_matrix_is_seen():
     params = {"kernel": normal(0, 64, 48)}
     structure = describe(params)
-    placed = place(three_axes("auto"), params, {"kernel": P("fsdp", None)})
+    placed = place(three_axes("auto"), params, {"kernel": P(None, "tensor")})
     for method, lapack in (("svd", True), ("iterative", False)):  # so small a one is left to XLA
         text = penalty_and_gradient(structure, method, 1.0).lower(placed).compile().as_text()
         assert ("lapack" in text) == lapack
@@ -315,7 +315,7 @@ def test_a_gathered_matrix_is_seen():
 
 @pytest.mark.parametrize(
     ("cut", "kind", "p"),
-    zip(CUTS, ("auto", "explicit", "auto", "auto"), (1.0, 1.0, 0.5, 1.0), strict=True),
+    list(zip(CUTS, ("auto", "explicit", "auto", "auto"), (1.0, 1.0, 0.5, 1.0), strict=True)),
 )
 def test_products_in_strips_give_the_same_numbers(monkeypatch, kind, p, cut):
     monkeypatch.setattr(iterative, "LARGE", 0)
