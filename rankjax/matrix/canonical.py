@@ -82,6 +82,8 @@ def canonicalize(a: ArrayLike, axes: Sequence[int] = (-2, -1)) -> Canonical:
     mesh = jax.typeof(matrix).sharding.mesh
     if AxisType.Explicit in mesh.axis_types:
         # A decomposition needs whole matrices, and explicit axes are never gathered by themselves.
+        # Functions under ``meshes.automatic`` never come here; it is for those that are not (their
+        # results stay on the axes of the caller, and derivatives pass through ``reshard``).
         matrix = jax.sharding.reshard(matrix, NamedSharding(mesh, PartitionSpec()))
     dtype = array.dtype
     if jnp.finfo(dtype).bits < 32:

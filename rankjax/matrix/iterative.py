@@ -25,10 +25,13 @@ from jax import Array
 
 from rankjax.matrix import gram
 from rankjax.matrix.decompose import matmul, transpose
+from rankjax.matrix.meshes import on_devices
 from rankjax.matrix.powers import SchattenPower
 from rankjax.matrix.spectral import Engine, First
 
 LANCZOS_STEPS = 24
+# A right factor with so many entries is multiplied in so many strips, on several devices.
+LARGE, STRIPS = 256 * 256, 4
 _CUSHION = (
     1.05  # on sigma_1^2: the Lanczos value is a lower bound, and the iteration needs an upper
 )
@@ -88,6 +91,21 @@ def chebyshev_blocks(degree: int) -> tuple[np.ndarray, np.ndarray]:
     return np.cos(angles), blocks @ transform
 
 
+def product(x: Array, y: Array) -> Array:
+    """``x y``; on a mesh of several devices a large one in strips of columns.
+
+    XLA hands a device all of ``y`` at once if only the columns of ``y`` are cut, or more often than
+    its rows. How they are cut is not known here (automatic axes), but of strips one product each it
+    hands over strips, whatever the cut, and moves less in total.
+    """
+    columns = y.shape[-1]
+    if y.size < LARGE or not on_devices(y):
+        return matmul(x, y)
+    width = -(-columns // STRIPS)
+    parts = [matmul(x, y[..., i : i + width]) for i in range(0, columns, width)]
+    return jnp.concatenate(parts, axis=-1)
+
+
 def _eye_like(x: Array) -> Array:
     return jnp.eye(x.shape[-1], dtype=x.dtype)
 
@@ -97,10 +115,10 @@ def _roots(m: Array, low: float, tolerance: float) -> tuple[Array, Array, Array]
     eye = _eye_like(m)
     y, z, r = m, eye, m
     for i, (a, b, c) in enumerate(quintics(low, tolerance)):
-        r = y if i == 0 else matmul(z, y)
-        h = a * eye + b * r + c * matmul(r, r)
-        y = matmul(y, h)
-        z = h if i == 0 else matmul(h, z)
+        r = y if i == 0 else product(z, y)
+        h = a * eye + b * r + c * product(r, r)
+        y = product(y, h)
+        z = h if i == 0 else product(h, z)
     # Before the last step R is already near I. If sigma_1 was underestimated it is far away.
     off = jnp.max(jnp.abs(r - eye), axis=(-2, -1))
     return y, z, jnp.where(off < 0.9, 0, jnp.nan)
@@ -167,9 +185,9 @@ def _power_of_root(y: Array, exponent: Array, low: float) -> Array:
     x = (2 * y - (1 + low) * eye) / (1 - low)
     at_nodes = points ** exponent[..., None]
     parts = jnp.einsum("jbk,...k->j...b", jnp.asarray(blocks, y.dtype), at_nodes)
-    x2 = 2 * matmul(x, x) - eye
-    x3 = 2 * matmul(x, x2) - x
-    x4 = 2 * matmul(x2, x2) - eye
+    x2 = 2 * product(x, x) - eye
+    x3 = 2 * product(x, x2) - x
+    x4 = 2 * product(x2, x2) - eye
 
     def block(c: Array) -> Array:
         c0, c1, c2, c3 = (c[..., i, None, None] for i in range(4))
@@ -177,7 +195,7 @@ def _power_of_root(y: Array, exponent: Array, low: float) -> Array:
 
     total = block(parts[-1])
     for j in range(len(parts) - 2, -1, -1):
-        total = matmul(total, x4) + block(parts[j])
+        total = product(total, x4) + block(parts[j])
     return total
 
 
@@ -193,7 +211,7 @@ def _first(
     lowest = floor(a.dtype)
     unit = gram.safe_unit(a)
     a = a / unit[..., None, None]
-    m = matmul(transpose(a), a)
+    m = product(transpose(a), a)
     top = jnp.sqrt(top_eigenvalue(m))
     absolute = function.eps_mode == "absolute"
     scale = jnp.maximum(top, eps / unit) if absolute else top
@@ -215,13 +233,13 @@ def _first(
             low, exponent = low**0.5, 2 * exponent
             y, _, unfinished = _roots(y, low, tolerance)
             bad = bad + unfinished
-        z = matmul(z, _power_of_root(y, exponent, low))
+        z = product(z, _power_of_root(y, exponent, low))
     x = (wide ** (p / 2 - 1) + bad)[..., None, None] * z
-    product = matmul(a, x)
+    image = product(a, x)
     trace = jnp.trace(x, axis1=-2, axis2=-1)
     n = a.shape[-1]
-    value = jnp.sum(a * product, axis=(-2, -1)) + e * e * trace - n * e**p
-    gradient = p[..., None, None] * product
+    value = jnp.sum(a * image, axis=(-2, -1)) + e * e * trace - n * e**p
+    gradient = p[..., None, None] * image
     first = First(
         jnp.where(zero, 0, value),
         transpose(gradient) if turned else gradient,

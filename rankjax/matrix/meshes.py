@@ -47,6 +47,16 @@ def automatic(function: F) -> F:
     return run  # pyright: ignore[reportReturnType]
 
 
+def on_devices(a: Array) -> bool:
+    """Whether the compiler may cut ``a``: it lies on a mesh with automatic axes of several devices.
+
+    How it is cut only the compiler knows.
+    """
+    mesh = jax.typeof(a).sharding.mesh
+    sizes = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    return any(size > 1 for size, kind in sizes if kind == AxisType.Auto)
+
+
 def _explicit_mesh(arrays: Sequence[Array]) -> AbstractMesh | None:
     """The mesh of the context or of an array, if it has explicit axes."""
     meshes = [jax.sharding.get_abstract_mesh()]

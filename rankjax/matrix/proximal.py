@@ -246,6 +246,22 @@ def prox_schatten(
     return _restored(image, jnp.any(changed, axis=-1), given, axes)
 
 
+def _onto_ball(
+    nearest: Callable[[SVD, Array, Array], tuple[Array, Array]],
+    a: ArrayLike,
+    radius: ArrayLike,
+    axes: Sequence[int],
+) -> Array:
+    """``nearest`` of factors, matrix and radius: the projection, and whether ``a`` is inside."""
+    non_negative(radius, "radius")
+    given = canonicalize(a, axes)
+    if 0 in given.matrix.shape:
+        return jnp.asarray(a)
+    matrix = given.matrix
+    image, inside = nearest(_factors(matrix), matrix, jnp.asarray(radius, matrix.dtype))
+    return _restored(image, ~inside, given, axes)
+
+
 def project_spectral_ball(
     a: ArrayLike, /, radius: ArrayLike, *, axes: Sequence[int] = _AXES
 ) -> Array:
@@ -268,15 +284,11 @@ def project_spectral_ball(
         >>> [round(float(d), 3) for d in jnp.diag(x)]
         [2.0, 1.0]
     """
-    non_negative(radius, "radius")
 
-    given = canonicalize(a, axes)
-    matrix = given.matrix
-    if 0 in matrix.shape:
-        return jnp.asarray(a)
-    factors, r = _factors(matrix), jnp.asarray(radius, matrix.dtype)
-    image = _image(_clip, factors, matrix, (r,))
-    return _restored(image, ~(factors.s[..., 0] <= r), given, axes)
+    def clipped(factors: SVD, matrix: Array, r: Array) -> tuple[Array, Array]:
+        return _image(_clip, factors, matrix, (r,)), factors.s[..., 0] <= r
+
+    return _onto_ball(clipped, a, radius, axes)
 
 
 @automatic
@@ -304,23 +316,19 @@ def project_nuclear_ball(
         >>> [round(float(d), 3) for d in jnp.diag(x)]
         [2.0, 0.0]
     """
-    non_negative(radius, "radius")
 
-    given = canonicalize(a, axes)
-    matrix = given.matrix
-    if 0 in matrix.shape:
-        return jnp.asarray(a)
-    factors, r = _factors(matrix), jnp.asarray(radius, matrix.dtype)[..., None]
-    # The values themselves with their derivative u^T dA v.
-    moved = matrix - jax.lax.stop_gradient(matrix)
-    s = factors.s + jnp.einsum("...mk,...mn,...kn->...k", factors.u, moved, factors.vt)
-    total = jnp.cumsum(s, axis=-1)
-    lowered = (total - r) / jnp.arange(1, s.shape[-1] + 1, dtype=s.dtype)
-    # How many stay positive; at least one, so that radius 0 lowers all to 0.
-    stay = jnp.maximum(jnp.sum(s > lowered, axis=-1, keepdims=True), 1)
-    amount = jnp.take_along_axis(lowered, stay - 1, axis=-1)[..., 0]
-    image = _image(_soft, factors, matrix, (amount,))
-    return _restored(image, ~(total[..., -1] <= r[..., 0]), given, axes)
+    def lowered(factors: SVD, matrix: Array, r: Array) -> tuple[Array, Array]:
+        # The values themselves with their derivative u^T dA v.
+        moved = matrix - jax.lax.stop_gradient(matrix)
+        s = factors.s + jnp.einsum("...mk,...mn,...kn->...k", factors.u, moved, factors.vt)
+        total = jnp.cumsum(s, axis=-1)
+        by = (total - r[..., None]) / jnp.arange(1, s.shape[-1] + 1, dtype=s.dtype)
+        # How many stay positive; at least one, so that radius 0 lowers all to 0.
+        stay = jnp.maximum(jnp.sum(s > by, axis=-1, keepdims=True), 1)
+        amount = jnp.take_along_axis(by, stay - 1, axis=-1)[..., 0]
+        return _image(_soft, factors, matrix, (amount,)), total[..., -1] <= r
+
+    return _onto_ball(lowered, a, radius, axes)
 
 
 def project_rank(a: ArrayLike, /, rank: ArrayLike, *, axes: Sequence[int] = _AXES) -> Array:

@@ -54,6 +54,8 @@ def spread(function: Batched, mesh: Mesh | None) -> Batched:
         # Numbers that are known stay known: engines are chosen by them.
         leaves, treedef = jax.tree.flatten(operands)
         traced = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Array)]
+        # ``jvp`` may hand on Python numbers inside of a tracer, which ``shard_map`` refuses.
+        arrays = [jnp.copy(leaves[i]) for i in traced]
 
         def on_share(batch: Array, index: Array, *values: Array) -> Any:
             full = list(leaves)
@@ -72,7 +74,7 @@ def spread(function: Batched, mesh: Mesh | None) -> Batched:
             check_vma=False,
         )
         batch = gathered(filled(gathered(batch)))
-        results = split(batch, filled(index), *(leaves[i] for i in traced))
+        results = split(batch, filled(index), *arrays)
         return jax.tree.map(lambda x: gathered(x)[:count], results)
 
     return run
