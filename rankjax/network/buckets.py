@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 
 from rankjax.network.spread import spread
 
-# Entries from which a leaf is decomposed alone, not in a batch with others of its shape.
-_LARGE = 256 * 256
+# Entries from which a leaf is decomposed alone, not in a batch with others.
+LARGE = 256 * 256
 
 
 def by_shape(
@@ -49,23 +49,14 @@ def by_shape(
     return tuple(found[i] for i in range(len(matrices)))
 
 
-def large_alone(
-    function: Callable[..., Array],
-    matrices: Sequence[Array],
-    mesh: Mesh | None = None,
-    *operands: Any,
-) -> tuple[Array, ...]:
-    """``by_shape``, but large leaves one after the other where there is no mesh to spread them.
+def in_turn(matrices: Sequence[Array], mesh: Mesh | None = None) -> list[list[int]]:
+    """Groups of indices to decompose one group after the other: all small leaves, each large one.
 
     A batch of large ones would hold all their intermediate results at a time, more memory than a
-    training step itself, and gain nothing.
+    training step itself, and gain nothing. On a mesh, which spreads a batch, all are one group.
     """
     if mesh is not None:
-        return by_shape(function, matrices, mesh, *operands)
-    small = [i for i, a in enumerate(matrices) if a.size < _LARGE]
-    results = by_shape(function, [matrices[i] for i in small], None, *operands)
-    found = dict(zip(small, results, strict=True))
-    for i, a in enumerate(matrices):
-        if i not in found:
-            (found[i],) = by_shape(function, [a], None, *operands)
-    return tuple(found[i] for i in range(len(matrices)))
+        return [list(range(len(matrices)))]
+    small = [i for i, a in enumerate(matrices) if a.size < LARGE]
+    large = [[i] for i, a in enumerate(matrices) if a.size >= LARGE]
+    return [small, *large] if small else large

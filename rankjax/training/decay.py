@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,13 +16,16 @@ from rankjax.matrix import engines, frozen, schatten_power, warm
 from rankjax.matrix.canonical import at_least_float32, concrete, one_of
 from rankjax.matrix.meshes import automatic
 from rankjax.network import Layer, Structure
-from rankjax.network.buckets import large_alone
+from rankjax.network.buckets import by_shape, in_turn
 from rankjax.training.penalties import DEFAULT_EPS, check_paths
 from rankjax.training.stepping import (
     Number,
     at,
+    backward_pass,
     check_every,
     first_count,
+    held,
+    landmark,
     needed,
     next_count,
     on_every,
@@ -47,7 +51,7 @@ class DecayState(NamedTuple):
 class _Keep(NamedTuple):
     """How a gradient is had between two decompositions."""
 
-    #: (leaves, p, eps) -> what is kept, per leaf
+    #: (layers, leaves, p, eps) -> what is kept, per leaf
     renew: Callable[..., tuple[Any, ...]]
     #: (layer, leaf, kept, p, eps) -> gradient of the leaf, what is kept
     step: Callable[..., tuple[Array, Any]]
@@ -137,54 +141,69 @@ def add_schatten_decay(
     def init(params: Any) -> DecayState:
         if keep is None:
             return DecayState(first_count())
-        shapes = jax.eval_shape(keep.renew, structure.leaves(params), 1.0, DEFAULT_EPS)
+        renew = partial(keep.renew, structure.spec)
+        shapes = jax.eval_shape(renew, structure.leaves(params), 1.0, DEFAULT_EPS)
         return DecayState(
             first_count(), jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         )
 
-    def gradients(leaves: tuple[Array, ...], state: DecayState) -> tuple[Any, tuple[Any, ...]]:
-        exponent, smoothing = at(p, state.count), at(eps, state.count)
+    def slopes(
+        layers: list[Layer], leaves: list[Array], kept: tuple[Any, ...], count: Array, ready: Array
+    ) -> tuple[tuple[Array, ...], tuple[Any, ...]]:
+        exponent, smoothing = at(p, count), at(eps, count)
+        waiting = [held(leaf, ready) for leaf in leaves]
         if keep is None:
-            return _exact(structure, leaves, exponent, smoothing, method), ()
-        renew = keep.renew
-        due = ((state.count + 1) // every - 1) % period == 0
-        kept = jax.lax.cond(
-            due, lambda _: renew(leaves, exponent, smoothing), lambda old: old, state.kept
-        )
-        pairs = [
-            keep.step(layer, leaf, mine, exponent, smoothing)
-            for layer, leaf, mine in zip(structure.spec, leaves, kept, strict=True)
-        ]
+            return _exact(structure, layers, waiting, exponent, smoothing, method), ()
+        renewed = keep.renew
+
+        def renew(_: Any) -> tuple[Any, ...]:
+            return renewed(layers, waiting, exponent, smoothing)
+
+        due = ((count + 1) // every - 1) % period == 0
+        kept = jax.lax.cond(due, renew, lambda old: old, kept)
+        triples = zip(layers, leaves, kept, strict=True)
+        pairs = [keep.step(*triple, exponent, smoothing) for triple in triples]
         return tuple(gradient for gradient, _ in pairs), tuple(mine for _, mine in pairs)
 
     def update(updates: Any, state: Any, params: Any = None, **_: Any) -> Any:
         needed(params)
-        leaves = structure.leaves(params)
+        leaves = [jnp.asarray(leaf) for leaf in structure.leaves(params)]
+        new = [jnp.asarray(u) for u in structure.leaves(updates)]
+        carried = list(state.kept)
+        ready = backward_pass(updates)
+        for group in in_turn(leaves, structure.mesh):
+            layers, mine = [structure.spec[i] for i in group], [leaves[i] for i in group]
 
-        def nothing(kept: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-            # What is added, not the sum, comes out of the branch: the updates of the optimiser
-            # need not be written to memory for it.
-            return tuple(jnp.zeros_like(at_least_float32(jnp.asarray(x))) for x in leaves), kept
+            def act(kept: Any, layers: Any = layers, mine: Any = mine, ready: Any = ready) -> Any:
+                return slopes(layers, mine, kept, state.count, ready)
 
-        slopes, kept = on_every(
-            every,
-            state.count,
-            lambda kept: gradients(leaves, DecayState(state.count, kept)),
-            nothing,
-            state.kept,
-        )
-        new = []
-        for layer, u, g in zip(structure.spec, structure.leaves(updates), slopes, strict=True):
-            mine = weight.get(layer.path, 1.0) if isinstance(weight, Mapping) else weight
-            strength = jnp.asarray(at(mine, state.count), g.dtype) * every
-            new.append(u + (strength * g).astype(u.dtype))
+            def nothing(kept: Any, mine: Any = mine) -> Any:
+                # What is added, not the sum, comes out of the branch: the updates of the optimiser
+                # need not be written to memory for it.
+                return tuple(jnp.zeros_like(at_least_float32(x)) for x in mine), kept
+
+            kept = tuple(carried[i] for i in group) if carried else ()
+            found, kept = on_every(every, state.count, act, nothing, kept)
+            for i, layer, g in zip(group, layers, found, strict=True):
+                strength = weight.get(layer.path, 1.0) if isinstance(weight, Mapping) else weight
+                strength = jnp.asarray(at(strength, state.count), g.dtype) * every
+                new[i] = new[i] + (strength * g).astype(new[i].dtype)
+            for i, value in zip(group, kept, strict=False):
+                carried[i] = value
+            ready = landmark(found)
+        kept = tuple(carried)
         return structure.replace_leaves(updates, new), DecayState(next_count(state.count), kept)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _exact(
-    structure: Structure, leaves: tuple[Array, ...], p: ArrayLike, eps: ArrayLike, method: str
+    structure: Structure,
+    layers: Sequence[Layer],
+    leaves: Sequence[Array],
+    p: ArrayLike,
+    eps: ArrayLike,
+    method: str,
 ) -> tuple[Array, ...]:
     """The gradient of ``sum_l |A_l|_{S_p}^p`` by each leaf, in at least float32."""
 
@@ -192,15 +211,15 @@ def _exact(
         return jax.grad(lambda a: jnp.sum(schatten_power(a, p=p, eps=eps, method=method)))(a)
 
     @automatic
-    def slopes(leaves: tuple[Array, ...], p: ArrayLike, eps: ArrayLike) -> tuple[Array, ...]:
-        found = large_alone(slope, _matrices(structure, leaves), structure.mesh, p, eps)
-        return tuple(layer.leaf(g) for layer, g in zip(structure.spec, found, strict=True))
+    def slopes(leaves: Sequence[Array], p: ArrayLike, eps: ArrayLike) -> tuple[Array, ...]:
+        found = by_shape(slope, _matrices(layers, leaves), structure.mesh, p, eps)
+        return tuple(layer.leaf(g) for layer, g in zip(layers, found, strict=True))
 
     return slopes(leaves, p, eps)
 
 
-def _matrices(structure: Structure, leaves: tuple[Array, ...]) -> tuple[Array, ...]:
-    pairs = zip(structure.spec, leaves, strict=True)
+def _matrices(layers: Sequence[Layer], leaves: Sequence[Array]) -> tuple[Array, ...]:
+    pairs = zip(layers, leaves, strict=True)
     return tuple(at_least_float32(layer.matrix(jnp.asarray(leaf))) for layer, leaf in pairs)
 
 
@@ -215,12 +234,14 @@ def _frozen(structure: Structure, method: str) -> _Keep:
         small = known is not None and float(known) < engines.threshold(a.dtype)
         return "svd" if small else "gram"
 
-    def renew(leaves: tuple[Array, ...], p: ArrayLike, eps: ArrayLike) -> tuple[Any, ...]:
+    def renew(
+        layers: Sequence[Layer], leaves: Sequence[Array], p: ArrayLike, eps: ArrayLike
+    ) -> tuple[Any, ...]:
         def of_batch(a: Array, _: Array, p: ArrayLike, smoothing: ArrayLike) -> Array:
             return frozen.refresh(a, p=p, eps=smoothing, method=engine(a, eps)).preconditioner
 
-        matrices = _matrices(structure, leaves)
-        found = large_alone(of_batch, matrices, structure.mesh, p, eps)
+        matrices = _matrices(layers, leaves)
+        found = by_shape(of_batch, matrices, structure.mesh, p, eps)
         return tuple(map(frozen.FrozenState, found))
 
     def step(layer: Layer, leaf: Array, kept: Any, p: ArrayLike, eps: ArrayLike) -> Any:
@@ -234,10 +255,12 @@ def _frozen(structure: Structure, method: str) -> _Keep:
 def _warm(structure: Structure, method: str) -> _Keep:
     one_of(method, "method with between='warm'", ("auto", "gram"))
 
-    def renew(leaves: tuple[Array, ...], p: ArrayLike, eps: ArrayLike) -> tuple[Any, ...]:
+    def renew(
+        layers: Sequence[Layer], leaves: Sequence[Array], p: ArrayLike, eps: ArrayLike
+    ) -> tuple[Any, ...]:
         del p, eps
-        matrices = _matrices(structure, leaves)
-        bases = large_alone(lambda a, _: warm.refresh(a).basis, matrices, structure.mesh)
+        matrices = _matrices(layers, leaves)
+        bases = by_shape(lambda a, _: warm.refresh(a).basis, matrices, structure.mesh)
         return tuple(warm.WarmState(v, jnp.zeros(v.shape[:-2], v.dtype)) for v in bases)
 
     def step(layer: Layer, leaf: Array, kept: Any, p: ArrayLike, eps: ArrayLike) -> Any:
@@ -249,8 +272,10 @@ def _warm(structure: Structure, method: str) -> _Keep:
 
 
 def _stale(structure: Structure, method: str) -> _Keep:
-    def renew(leaves: tuple[Array, ...], p: ArrayLike, eps: ArrayLike) -> tuple[Any, ...]:
-        return _exact(structure, leaves, p, eps, method)
+    def renew(
+        layers: Sequence[Layer], leaves: Sequence[Array], p: ArrayLike, eps: ArrayLike
+    ) -> tuple[Any, ...]:
+        return _exact(structure, layers, leaves, p, eps, method)
 
     def step(layer: Layer, leaf: Array, kept: Any, p: ArrayLike, eps: ArrayLike) -> Any:
         del layer, leaf, p, eps

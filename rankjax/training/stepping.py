@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,9 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
+from rankjax.matrix.meshes import automatic
 from rankjax.network import Structure
+from rankjax.network.buckets import LARGE
 
 Number = ArrayLike | Callable[[Array], ArrayLike]
 
@@ -47,6 +49,36 @@ def on_every(
     if every == 1:
         return act(given)
     return jax.lax.cond((count + 1) % every == 0, act, otherwise, given)
+
+
+@automatic
+def landmark(arrays: Sequence[Array]) -> Array:
+    """One number that cannot be known before all the arrays are: see ``held``."""
+    firsts = [a[(0,) * a.ndim].astype(jnp.float32) for a in arrays if a.size]
+    return jnp.sum(jnp.stack(firsts)) if firsts else jnp.zeros((), jnp.float32)
+
+
+def backward_pass(updates: Any) -> Array:
+    """A ``landmark`` near the end of the backward pass.
+
+    Of small leaves (biases of every layer, often), or else the smallest: what is looked at must be
+    written to memory, where otherwise the whole chain down to the new parameters is one loop.
+    """
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(updates)]
+    small = [leaf for leaf in leaves if leaf.size < LARGE]
+    return landmark(small or sorted(leaves, key=lambda leaf: leaf.size)[:1])
+
+
+def held(x: Array, landmark: Array) -> Array:
+    """``x``, which cannot be used before ``landmark`` is known.
+
+    Left to itself XLA decomposes the weights when it likes, before the backward pass or all leaves
+    at a time, and keeps what comes out: as much memory again as the parameters. Every group of
+    leaves therefore waits for the one before. ``optimization_barrier`` would say so, but is dropped
+    on CPU before anything is scheduled; of this condition the compiler does not see that it holds.
+    """
+    known = (landmark == landmark) | (landmark != landmark)
+    return jnp.where(known, x, jnp.zeros_like(x))
 
 
 def needed(params: Any) -> None:

@@ -19,13 +19,16 @@ from rankjax.matrix import project_spectral_ball, prox_schatten
 from rankjax.matrix.canonical import at_least_float32
 from rankjax.matrix.meshes import automatic
 from rankjax.network import Structure
-from rankjax.network.buckets import large_alone
+from rankjax.network.buckets import by_shape, in_turn
 from rankjax.training.stepping import (
     Number,
     StepCount,
     at,
+    backward_pass,
     check_every,
     first_count,
+    held,
+    landmark,
     needed,
     next_count,
     on_every,
@@ -137,32 +140,33 @@ def _after_the_step(
     check_every(every)
 
     @automatic
-    def goals(arrived: tuple[Array, ...], count: Array) -> tuple[Array, ...]:
-        matrices = [layer.matrix(a) for layer, a in zip(structure.spec, arrived, strict=True)]
-        found = large_alone(lambda a, _, count: towards(a, count), matrices, structure.mesh, count)
-        return tuple(layer.leaf(a) for layer, a in zip(structure.spec, found, strict=True))
+    def goals(group: list[int], arrived: list[Array], count: Array) -> tuple[Array, ...]:
+        layers = [structure.spec[i] for i in group]
+        matrices = [layer.matrix(a) for layer, a in zip(layers, arrived, strict=True)]
+        found = by_shape(lambda a, _, count: towards(a, count), matrices, structure.mesh, count)
+        return tuple(layer.leaf(a) for layer, a in zip(layers, found, strict=True))
 
     def update(updates: Any, state: Any, params: Any = None, **_: Any) -> Any:
         needed(params)
         leaves = [at_least_float32(jnp.asarray(leaf)) for leaf in structure.leaves(params)]
+        new = [jnp.asarray(step) for step in structure.leaves(updates)]
+        ready = backward_pass(updates)
+        for group in in_turn(leaves, structure.mesh):
 
-        steps = structure.leaves(updates)
+            def further(steps: list[Array], group: list[int] = group) -> list[Array]:
+                mine = [leaves[i] for i in group]
+                pairs = zip(mine, steps, strict=True)
+                arrived = [leaf + step.astype(leaf.dtype) for leaf, step in pairs]
+                found = zip(steps, goals(group, arrived, state.count), arrived, strict=True)
+                return [step + (goal - at).astype(step.dtype) for step, goal, at in found]
 
-        def further(steps: tuple[Array, ...]) -> tuple[Array, ...]:
-            pairs = zip(leaves, steps, strict=True)
-            arrived = tuple(leaf + step.astype(leaf.dtype) for leaf, step in pairs)
-            pairs = zip(goals(arrived, state.count), arrived, strict=True)
-            return tuple(goal - at for goal, at in pairs)
-
-        def no_further(steps: tuple[Array, ...]) -> tuple[Array, ...]:
-            # What is added, not the sum, comes out of the branch: the updates of the optimiser need
-            # not be written to memory for it.
-            del steps
-            return tuple(jnp.zeros_like(leaf) for leaf in leaves)
-
-        added = on_every(every, state.count, further, no_further, steps)
-        pairs = zip(steps, added, strict=True)
-        new = tuple(step + more.astype(step.dtype) for step, more in pairs)
+            # The steps go through the branch: they must be written to memory for it anyway, and
+            # what comes out of it takes their place.
+            steps = [held(new[i], ready) for i in group]
+            moved = on_every(every, state.count, further, lambda steps: steps, steps)
+            for i, step in zip(group, moved, strict=True):
+                new[i] = step
+            ready = landmark(moved)
         return structure.replace_leaves(updates, new), StepCount(next_count(state.count))
 
     return optax.GradientTransformationExtraArgs(lambda params: StepCount(first_count()), update)
