@@ -1,7 +1,6 @@
-"""What a penalty or a transformation adds to a step of training, and whether cheaper is as good.
+"""What a penalty or a transformation adds to a step of training.
 
     python benchmarks/training_overhead.py [--case mlp-128 ...] [--only NAME ...] [--json FILE]
-    python benchmarks/training_overhead.py --train [--seeds 3] [--epochs 5] [--width 256]
 
 Timing: one Adam step of an MLP 784-1024-1024-1024-10 at batches of 128 and 1024, and of a stack of
 6 transformer blocks (d = 384, 1024 tokens), without and with each setting, all in one process,
@@ -12,10 +11,8 @@ are timed (the step counter in the state is set to either), and the row shows
 
 so the refresh is in the figure; its ratio to the bare step of the same round; compile time; and
 ``compiled.memory_analysis()``: arguments and results (aliased once) and temporaries, relative to
-the bare step.
-
-``--train``: the same MLP, narrower, trained equally on MNIST with the decay at every step and with
-each cheaper setting, over several seeds: test accuracy and soft ranks of the layers at the end.
+the bare step. The workspace that LAPACK allocates for itself is not in it. Whether cheaper is as
+good: ``training_quality.py``.
 
 On Linux, memory that XLA returns to glibc after each step has to be mapped anew: above 32 MiB of
 temporaries that costs more than the products do. ``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_TOP_PAD_``
@@ -44,9 +41,7 @@ import optax
 from rich.console import Console
 from rich.table import Table
 
-from rankjax.matrix import spectrum
-from rankjax.network import Sample, Structure, View, describe, measure
-from rankjax.report.datasets import load_mnist
+from rankjax.network import Sample, Structure, View, describe
 from rankjax.training import (
     add_schatten_decay,
     log_det_penalty,
@@ -313,89 +308,6 @@ def case_rows(name, programs, console):
     return rows
 
 
-# Equal training: every step against now and then.
-
-
-def training_settings(weight, rate, batch):
-    every = {128: (20, 100, 200, 500), 1024: (10, 20, 50, 100)}.get(batch, (20, 100))
-
-    def make(**options):
-        return lambda s: add_schatten_decay(s, weight, p=P, eps=EPS, **options)
-
-    return {
-        "no decay": Setting(),
-        "every step": Setting(inside=make()),
-        **{f"every={k}": Setting(inside=make(every=k)) for k in every},
-        "frozen refresh=20": Setting(inside=make(refresh=20)),
-        "warm refresh=20": Setting(inside=make(refresh=20, between="warm")),
-        "stale refresh=20": Setting(inside=make(refresh=20, between="stale")),
-        # The proximal step has no learning rate: its strength is that of rate * weight.
-        "proximal every=100": Setting(
-            last=lambda s: proximal_schatten(s, rate * weight, p=P, every=100)
-        ),
-    }
-
-
-def train_one(setting, data, options, seed):
-    widths = (784, options.width, options.width, options.width, 10)
-    params = mlp_params(jax.random.key(seed), widths)
-    structure = describe(params)
-    chain = optimizer(setting, structure)
-
-    @partial(jax.jit, donate_argnums=(0, 1))
-    def step(params, state, x, y):
-        slope = jax.grad(lambda p: cross_entropy(mlp(p, x), y))(params)
-        updates, state = chain.update(slope, state, params)
-        return optax.apply_updates(params, updates), state
-
-    x = data.x_train.reshape(len(data.x_train), -1)[: options.examples]
-    y = data.y_train[: options.examples]
-    rng, state = np.random.default_rng(seed), chain.init(params)
-    start = time.perf_counter()
-    for _ in range(options.epochs):
-        order = rng.permutation(len(x))
-        for first in range(0, len(x) - options.batch + 1, options.batch):
-            rows = order[first : first + options.batch]
-            params, state = step(params, state, x[rows], y[rows])
-    jax.block_until_ready(params)
-    seconds = time.perf_counter() - start
-    predicted = jnp.argmax(mlp(params, data.x_test.reshape(len(data.x_test), -1)), -1)
-    accuracy = float(jnp.mean(predicted == data.y_test))
-    sigma = measure(structure, params).sigma
-    ranks = [float(spectrum.soft_rank(s[0, 0], p=P, eps=EPS)) for s in sigma]
-    return {"accuracy": accuracy, "soft_ranks": ranks, "seconds": seconds}
-
-
-def train_all(options, console):
-    data = load_mnist()
-    settings = training_settings(options.weight, 1e-3, options.batch)
-    table = Table(
-        title=f"MNIST, 784-3x{options.width}-10, batch {options.batch}, {options.epochs} epochs, "
-        f"weight {options.weight}, p = {P}; mean (standard deviation) of {options.seeds} seeds"
-    )
-    for column in ("setting", "test accuracy %", "soft ranks of the layers", "seconds"):
-        table.add_column(column, justify="left" if column == "setting" else "right")
-    rows = []
-    for name in options.only or settings:
-        runs = [train_one(settings[name], data, options, seed) for seed in range(options.seeds)]
-        rows.append({"setting": name, "runs": runs})
-        ranks = np.asarray([run["soft_ranks"] for run in runs]).T
-        table.add_row(
-            name,
-            _mean([100 * run["accuracy"] for run in runs], 2),
-            ", ".join(_mean(layer, 1) for layer in ranks),
-            _mean([run["seconds"] for run in runs], 0),
-        )
-        console.print(f"{name} is done")
-    console.print(table)
-    return rows
-
-
-def _mean(values, digits):
-    spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
-    return f"{np.mean(values):.{digits}f} ({spread:.{digits}f})"
-
-
 def machine():
     packages = ("jax", "jaxlib", "optax", "numpy")
     malloc = sorted(key for key in os.environ if key.startswith("MALLOC_"))
@@ -418,29 +330,19 @@ def main():
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--budget", type=float, default=120.0, help="seconds a case")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--train", action="store_true")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--examples", type=int, default=60000)
-    parser.add_argument("--weight", type=float, default=3.0, help="of the decay in --train")
     options = parser.parse_args()
     console = Console(width=120)
     found = {"machine": machine()}
     console.print(found["machine"])
-    if options.train:
-        found["training"] = train_all(options, console)
-    else:
-        unknown = set(options.only or ()) - set(SETTINGS)
-        if unknown:
-            parser.error(f"--only: got {sorted(unknown)}, must be of {list(SETTINGS)}")
-        chosen = ["bare", *(k for k in options.only or SETTINGS if k != "bare")]
-        found["timing"] = [
-            row
-            for name in options.case
-            for row in time_case(name, chosen, options.rounds, options.budget, console)
-        ]
+    unknown = set(options.only or ()) - set(SETTINGS)
+    if unknown:
+        parser.error(f"--only: got {sorted(unknown)}, must be of {list(SETTINGS)}")
+    chosen = ["bare", *(k for k in options.only or SETTINGS if k != "bare")]
+    found["timing"] = [
+        row
+        for name in options.case
+        for row in time_case(name, chosen, options.rounds, options.budget, console)
+    ]
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from rankjax.network import View, describe
-from rankjax.training import add_schatten_decay, schatten_penalty
+from rankjax.training import add_schatten_decay, proximal_schatten, schatten_penalty
 from rankjax.training.decay import BETWEEN
 
 
@@ -124,6 +124,45 @@ def test_large_leaves_alone_are_the_same_as_in_a_batch(monkeypatch):
     monkeypatch.setattr("rankjax.network.buckets.LARGE", 1)
     found, _ = together.update(ZERO, together.init(PARAMS), PARAMS)
     assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_peak_memory_is_near_that_of_the_bare_step():
+    """Three large leaves: not all their slopes at a time, and none during the backward pass."""
+    widths = (256, 256, 256, 256)
+    keys = jax.random.split(jax.random.key(5), 3)
+    pairs = zip(keys, widths[:-1], widths[1:], strict=True)
+    shapes = [jax.random.normal(k, (m, n), jnp.float32) / 16 for k, m, n in pairs]
+    params = {f"d{i}": {"kernel": w, "bias": w[0]} for i, w in enumerate(shapes)}
+    structure = describe(params)
+    x = jax.random.normal(jax.random.key(6), (32, 256), jnp.float32)
+
+    def loss(params):
+        y = x
+        for layer in params.values():
+            y = jax.nn.relu(y @ layer["kernel"] + layer["bias"])
+        return jnp.mean(y * y)
+
+    def peak(inside, last):
+        chain = optax.chain(optax.scale_by_adam(), inside, optax.scale(-1e-3), last)
+
+        def step(params, state):
+            updates, state = chain.update(jax.grad(loss)(params), state, params)
+            return optax.apply_updates(params, updates), state
+
+        with jax.numpy_dtype_promotion("standard"):  # Adam's float by int
+            compiled = (
+                jax.jit(step, donate_argnums=(0, 1)).lower(params, chain.init(params)).compile()
+            )
+        memory = compiled.memory_analysis()
+        return memory.argument_size_in_bytes + memory.temp_size_in_bytes
+
+    identity = optax.identity()
+    bare = peak(identity, identity)
+    decay = lambda **k: add_schatten_decay(structure, 0.01, p=0.5, eps=0.01, **k)  # noqa: E731
+    assert peak(decay(every=10), identity) < 1.3 * bare
+    kept = sum(w.size for w in shapes) * 4  # the state of frozen, which is there anyway
+    assert peak(decay(refresh=10), identity) - kept < 1.3 * bare
+    assert peak(identity, proximal_schatten(structure, 0.01, p=0.5, every=10)) < 1.3 * bare
 
 
 @between
