@@ -178,23 +178,29 @@ def add_schatten_decay(
         for group in in_turn(leaves, structure.mesh):
             layers, mine = [structure.spec[i] for i in group], [leaves[i] for i in group]
 
-            def act(kept: Any, layers: Any = layers, mine: Any = mine, ready: Any = ready) -> Any:
-                return slopes(layers, mine, kept, state.count, ready)
+            def act(
+                given: Any, layers: Any = layers, mine: Any = mine, ready: Any = ready
+            ) -> tuple[list[Array], tuple[Any, ...]]:
+                steps, kept = given
+                found, kept = slopes(layers, mine, kept, state.count, ready)
+                added = []
+                for layer, u, g in zip(layers, steps, found, strict=True):
+                    factor = weight.get(layer.path, 1.0) if isinstance(weight, Mapping) else weight
+                    strength = jnp.asarray(at(factor, state.count), g.dtype) * every
+                    added.append(u + (strength * g).astype(u.dtype))
+                return added, kept
 
-            def nothing(kept: Any, mine: Any = mine) -> Any:
-                # What is added, not the sum, comes out of the branch: the updates of the optimiser
-                # need not be written to memory for it.
-                return tuple(jnp.zeros_like(at_least_float32(x)) for x in mine), kept
-
+            # The steps go through the branch, and what comes out takes their place: zeros to add
+            # would be one more array, in the memory layout of the matrix and not of the leaf.
+            steps = [held(new[i], ready) if every > 1 else new[i] for i in group]
             kept = tuple(carried[i] for i in group) if carried else ()
-            found, kept = on_every(every, state.count, act, nothing, kept)
-            for i, layer, g in zip(group, layers, found, strict=True):
-                strength = weight.get(layer.path, 1.0) if isinstance(weight, Mapping) else weight
-                strength = jnp.asarray(at(strength, state.count), g.dtype) * every
-                new[i] = new[i] + (strength * g).astype(new[i].dtype)
+            moved, kept = on_every(every, state.count, act, lambda given: given, (steps, kept))
+            for i, step in zip(group, moved, strict=True):
+                new[i] = step
             for i, value in zip(group, kept, strict=False):
                 carried[i] = value
-            ready = landmark(found)
+            # Between two branches the sum need not be written to memory, the kept part must be.
+            ready = landmark(moved if every > 1 else jax.tree.leaves(kept) or moved)
         kept = tuple(carried)
         return structure.replace_leaves(updates, new), DecayState(next_count(state.count), kept)
 

@@ -159,7 +159,8 @@ def test_peak_memory_is_near_that_of_the_bare_step():
     identity = optax.identity()
     bare = peak(identity, identity)
     decay = lambda **k: add_schatten_decay(structure, 0.01, p=0.5, eps=0.01, **k)  # noqa: E731
-    assert peak(decay(every=10), identity) < 1.3 * bare
+    # The engine of "auto" has temporaries of its own.
+    assert peak(decay(every=10, method="gram"), identity) < 1.3 * bare
     kept = sum(w.size for w in shapes) * 4  # the state of frozen, which is there anyway
     assert peak(decay(refresh=10), identity) - kept < 1.3 * bare
     assert peak(identity, proximal_schatten(structure, 0.01, p=0.5, every=10)) < 1.3 * bare
