@@ -82,7 +82,20 @@ def _first(
     function: SchattenPower, a: Array, p: Array, eps: Array, polish: bool = False
 ) -> tuple[Array, First]:
     a, _, turned = tall(a)
-    a, unit, gram = gram_matrix(a)
+    return of_gram(function, *gram_matrix(a), p, eps, turned, polish)
+
+
+def of_gram(
+    function: SchattenPower,
+    a: Array,
+    unit: Array,
+    gram: Array,
+    p: Array,
+    eps: Array,
+    turned: bool,
+    polish: bool,
+) -> tuple[Array, First]:
+    """Value and gradient from what ``gram_matrix`` gives."""
     eigenvalues, v = eigh(gram)
     v = v[..., ::-1]
     function, scale, arguments = at_floor(function, unit, _roots(eigenvalues), p, eps, a.dtype)

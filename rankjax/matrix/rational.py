@@ -62,26 +62,23 @@ def weights(p: Array) -> Array:
     """Weights of the inverses, and of the constant at the end, ``(..., k + 1)``."""
     order = jnp.arange(_DEGREE + 1, dtype=p.dtype)
     angle = jnp.arccos(jnp.clip(p - 1, -1, 1))[..., None]
-    return matmul(jnp.cos(order * angle)[..., None, :], jnp.asarray(_table()[1], p.dtype))[
-        ..., 0, :
-    ]
+    return jnp.cos(order * angle) @ jnp.asarray(_table()[1], p.dtype)
 
 
 class _Scaled:
     """``A`` and ``T`` in units in which the spectrum of ``M`` ends at 1."""
 
     def __init__(self, function: SchattenPower, a: Array, p: Array, eps: Array):
-        a, unit, g = gram.gram_matrix(a)
-        t = tridiagonal.reduce(g)
+        _, unit, self.gram = gram.gram_matrix(a)
+        self.a, self.unit = a, unit
+        t = tridiagonal.reduce(self.gram)
         top = jnp.sqrt(tridiagonal.top_eigenvalue(t))
         absolute = function.eps_mode == "absolute"
         scale = jnp.maximum(top, eps / unit) if absolute else top
         self.zero = scale == 0
         scale = jnp.where(self.zero, 1, scale)
         e = jnp.maximum(eps / (unit * scale) if absolute else eps, _LEAST_EPS)
-        self.scale, self.e, self.p, self.top = scale * unit, e, p, top / scale
-        self.wide = 1 + e * e
-        self.a = a / scale[..., None, None]
+        self.scale, self.e, self.p, self.wide = scale * unit, e, p, 1 + e * e
         squared = (scale * scale * self.wide)[..., None]
         self.t = t._replace(diagonal=t.diagonal / squared, off=t.off / squared)
         shifts = jnp.asarray(_table()[0], a.dtype)
@@ -107,14 +104,15 @@ class _Scaled:
         constant = w[..., -1, None, None] * jnp.eye(n, dtype=w.dtype)
         x = tridiagonal.rotate(self.t, tridiagonal.sum_of(self.inverses, w[..., :-1]) + constant)
         strength = self.p * self.wide ** (self.p / 2 - 1)
-        return matmul(self.a, strength[..., None, None] * x)
+        # The copy of A in these units is made last: it need not be kept beside what came before.
+        return matmul(self.a / self.scale[..., None, None], strength[..., None, None] * x)
 
     def noise(self, function: SchattenPower) -> Array:
         """What rounding is expected to do to the gradient, relatively: an upper estimate.
 
         Entry ``(i, j)`` of ``A^T A`` in the eigenbasis is taken to be off by some roundings of
-        ``max(sigma_i, sigma_j) |A|_F / sqrt(n)`` and the gradient by what the divided differences
-        make of it, over a histogram of the spectrum. Some is 40: 4 to 42 were seen on Gaussian,
+        ``sigma_1 max(sigma_i, sigma_j) / sqrt(n)`` and the gradient by what the divided differences
+        make of it, over a histogram of the spectrum. Some is 60: 6 to 60 were seen on Gaussian,
         low-rank, flat, polynomially and exponentially decaying spectra of 64 to 1024.
         """
         n = self.t.diagonal.shape[-1]
@@ -128,11 +126,9 @@ class _Scaled:
         larger = jnp.maximum(s[..., :, None], s[..., None, :])
         effect = (s[..., :, None] * tables.squared * larger) ** 2
         total = jnp.sum(count * matmul(effect, count[..., None])[..., 0], axis=-1)
-        total = total * jnp.sum(count * s * s, axis=-1) / n
         size = jnp.sum(count * (s * tables.ratio) ** 2, axis=-1)
-        return (
-            40 * jnp.finfo(self.p.dtype).eps / 2 * jnp.sqrt(total / jnp.where(size == 0, 1, size))
-        )
+        rounding = 30 * float(jnp.finfo(self.p.dtype).eps)
+        return rounding * jnp.sqrt(total / jnp.where(size == 0, 1, n * size))
 
 
 def _value(function: SchattenPower, a: Array, p: Array, eps: Array) -> tuple[Array, Array]:
@@ -151,7 +147,10 @@ def _first(function: SchattenPower, a: Array, p: Array, eps: Array) -> tuple[Arr
         return scaled.scale, First(value, scaled.gradient(), jnp.full_like(value, jnp.nan), by_eps)
 
     def there(a: Array) -> tuple[Array, First]:
-        return gram.GRAM_POLISHED.first(function, a, p, smoothing)
+        a = a / scaled.unit[..., None, None]
+        return gram.of_gram(
+            function, a, scaled.unit, scaled.gram, p, smoothing, turned=False, polish=True
+        )
 
     exact = jnp.all((p > 0) & (p <= 2) & (scaled.noise(function) <= ACCURACY))
     scale, first = jax.lax.cond(exact, here, there, a)

@@ -18,7 +18,7 @@ from rankjax.matrix.decompose import matmul, transpose, tridiagonal
 _Pair = tuple[Array, Array]
 _BLOCK = 32  # rows of a sum of inverses that are made in one product
 _PANEL = 64  # Householder reflectors that are applied in one product
-_STAGES = 4  # loops over panels; more spare arithmetic, and cost compilation
+_STAGES = 3  # loops over panels; more of them spare arithmetic and cost compilation
 
 
 class Reduced(NamedTuple):
@@ -72,7 +72,7 @@ def top_eigenvalue(t: Reduced) -> Array:
             return (jnp.where(good, now, 1), positive & good), None
 
         start = jnp.ones_like(shifts), jnp.ones(shifts.shape, bool)
-        (_, positive), _ = jax.lax.scan(pivot, start, xs, unroll=4)
+        (_, positive), _ = jax.lax.scan(pivot, start, xs)
         # The end of the bracket is above the eigenvalue, whatever rounding says of it.
         first = jnp.where(jnp.any(positive, -1), jnp.argmax(positive, axis=-1), 127)
         first = first.astype(low.dtype)
@@ -98,7 +98,7 @@ def counts_below(t: Reduced, points: Array) -> Array:
         return (now, count + (now < 0).astype(jnp.int32)), None
 
     start = jnp.ones(shape, t.diagonal.dtype), jnp.zeros(shape, jnp.int32)
-    (_, count), _ = jax.lax.scan(pivot, start, xs, unroll=4)
+    (_, count), _ = jax.lax.scan(pivot, start, xs)
     return count
 
 
@@ -131,16 +131,14 @@ def inverses(t: Reduced, shifts: Array) -> Inverses:
         ratio = off / pivot
         return ratio * off, (ratio, pivot)
 
-    _, (ratio, pivot) = jax.lax.scan(down, jnp.zeros_like(diagonal[0]), (diagonal, off), unroll=4)
+    _, (ratio, pivot) = jax.lax.scan(down, jnp.zeros_like(diagonal[0]), (diagonal, off))
 
     def up(last: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
         ratio, pivot = x
         entry = 1 / pivot + ratio * ratio * last
         return entry, entry
 
-    _, entries = jax.lax.scan(
-        up, jnp.zeros_like(diagonal[0]), (ratio, pivot), reverse=True, unroll=4
-    )
+    _, entries = jax.lax.scan(up, jnp.zeros_like(diagonal[0]), (ratio, pivot), reverse=True)
     return Inverses(ratio, entries)
 
 
@@ -203,12 +201,6 @@ def rotate(t: Reduced, x: Array) -> Array:
     panels = -(-(n - 1) // _PANEL)
     if panels == 0:
         return x
-    v = jnp.tril(t.vectors, -2) + jnp.eye(n, k=-1, dtype=x.dtype)
-    v = jnp.where((t.factors == 0)[..., None, :], 0, v[..., :-1])
-    padding = panels * _PANEL - (n - 1)
-    v = jnp.pad(v, [(0, 0)] * (v.ndim - 1) + [(0, padding)])
-    factors = jnp.pad(t.factors, [(0, 0)] * (t.factors.ndim - 1) + [(0, padding)])
-    s = _triangles(v, factors)
     # Reflector j is 0 above row j + 1. A loop needs equal shapes, so the rows that a panel spares
     # are those of the first panel of its stage.
     stage = -(-panels // _STAGES)
@@ -216,33 +208,39 @@ def rotate(t: Reduced, x: Array) -> Array:
         end, first = min(begin + stage, panels), begin * _PANEL + 1
 
         def apply(i: Array, x: Array, end: int = end, first: int = first) -> Array:
-            b = end - 1 - i
-            vb = jax.lax.dynamic_slice_in_dim(v[..., first:, :], b * _PANEL, _PANEL, axis=-1)
-            sb = jax.lax.dynamic_index_in_dim(s, b, axis=-3, keepdims=False)
-            y = matmul(x[..., first:], matmul(vb, transpose(sb)))
-            half = matmul(vb, matmul(sb, matmul(transpose(vb), y[..., first:, :]))) / 2
+            v, s = _panel(t, end - 1 - i, first)
+            y = matmul(x[..., first:], matmul(v, transpose(s)))
+            half = matmul(v, matmul(s, matmul(transpose(v), y[..., first:, :]))) / 2
             w = y.at[..., first:, :].add(-half)
-            x = x.at[..., first:].add(-matmul(w, transpose(vb)))
-            return x.at[..., first:, :].add(-matmul(vb, transpose(w)))
+            x = x.at[..., first:].add(-matmul(w, transpose(v)))
+            return x.at[..., first:, :].add(-matmul(v, transpose(w)))
 
         x = jax.lax.fori_loop(0, end - begin, apply, x)
     return x
 
 
-def _triangles(v: Array, factors: Array) -> Array:
-    """``S`` of each panel, ``(..., panels, _PANEL, _PANEL)``, column by column."""
-    *batch, n, count = v.shape
-    width = _PANEL
-    panels = v.reshape(*batch, n, count // width, width)
-    inner = jnp.einsum("...npb,...npc->...pbc", panels, panels, precision=jax.lax.Precision.HIGHEST)
-    factors = factors.reshape(*batch, count // width, width)
-
-    def column(s: Array, j: Array) -> tuple[Array, None]:
-        before = jnp.where(jnp.arange(width) < j, jnp.take(inner, j, axis=-1), 0)
-        factor = jnp.take(factors, j, axis=-1)[..., None]
-        new = -factor * matmul(s, before[..., None])[..., 0]
-        new = jnp.where(jnp.arange(width) == j, factor, new)
-        return jax.lax.dynamic_update_slice_in_dim(s, new[..., None], j, axis=-1), None
-
-    s, _ = jax.lax.scan(column, jnp.zeros_like(inner), jnp.arange(width))
-    return s
+def _panel(t: Reduced, b: Array, first: int) -> tuple[Array, Array]:
+    """``V`` (its rows from ``first`` on) and ``S`` of panel ``b``; 0 beyond the last reflector."""
+    n = t.vectors.shape[-1]
+    # The last panel is filled up with what a slice finds to its left, and that is masked.
+    begin = b * _PANEL
+    start = jnp.minimum(begin, max(n - _PANEL, 0))
+    width = min(_PANEL, n)
+    v = jax.lax.dynamic_slice_in_dim(t.vectors[..., first:, :], start, width, axis=-1)
+    factors = jnp.concatenate([t.factors, jnp.zeros_like(t.factors[..., :1])], -1)
+    factors = jax.lax.dynamic_slice_in_dim(factors, start, width, axis=-1)
+    column = start + jnp.arange(width)
+    below = jnp.arange(first, n)[:, None] - 1 - column
+    v = jnp.where(below > 0, v, (below == 0).astype(v.dtype))
+    factors = jnp.where(column >= begin, factors, 0)
+    v = jnp.where((factors == 0)[..., None, :], 0, v)
+    # S of two neighbours is [[S_1, -S_1 V_1^T V_2 S_2], [0, S_2]], from single reflectors on.
+    inner = matmul(transpose(v), v)
+    s = factors[..., None] * jnp.eye(width, dtype=v.dtype)
+    row = jnp.arange(width)[:, None]
+    size = 1
+    while size < width:
+        right = (row // size % 2 == 0) & (row.T // size == row // size + 1)
+        s = s - matmul(s, matmul(jnp.where(right, inner, 0), s))
+        size *= 2
+    return v, s

@@ -12,7 +12,7 @@ import rankjax.matrix as rm
 from rankjax.matrix import rational
 from rankjax.matrix.powers import SchattenPower
 
-K = 96
+K = 80
 INDEX = np.arange(1, K + 1)
 SPECTRA = {
     "flat": np.linspace(1, 2, K),
@@ -38,13 +38,12 @@ def error(found, expected):
 @pytest.mark.parametrize("name", SPECTRA)
 @pytest.mark.parametrize("p", [0.25, 0.5, 1.0, 1.7])
 def test_the_gradient_is_within_a_thousandth_in_float32(name, p):
-    for shape in ((K, K), (K, 150), (200, K)):
-        a = with_spectrum(3, *shape, SPECTRA[name])
-        for eps, eps_mode in ((0.01, "relative"), (0.2, "relative"), (0.05, "absolute")):
-            expected = value_and_grad(a, p, eps, "svd", eps_mode)
-            found = value_and_grad(a.astype(jnp.float32), p, eps, "rational", eps_mode)
-            assert error(found[1], expected[1]) <= rational.ACCURACY
-            np.testing.assert_allclose(found[0], expected[0], rtol=2e-4)
+    a = with_spectrum(3, 150, K, SPECTRA[name])
+    for eps, eps_mode in ((0.01, "relative"), (0.2, "relative"), (0.05, "absolute")):
+        expected = value_and_grad(a, p, eps, "svd", eps_mode)
+        found = value_and_grad(a.astype(jnp.float32), p, eps, "rational", eps_mode)
+        assert error(found[1], expected[1]) <= rational.ACCURACY
+        np.testing.assert_allclose(found[0], expected[0], rtol=2e-4)
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 1.0, 1.9])
