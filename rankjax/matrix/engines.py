@@ -1,14 +1,14 @@
 """Which engine computes a Schatten power: one registry behind ``method=``.
 
-=========== ==================================== ============================ ================
+=========== ==================================== ============================ =================
 method      how                                  smallest relative eps        cost (m >= n)
-=========== ==================================== ============================ ================
+=========== ==================================== ============================ =================
 svd         one SVD                              any, 0 too (the hard form)   1
-gram        ``eigh`` of ``A^T A``                sqrt(machine eps)            1/2, less if tall
-rational    tridiagonal form of ``A^T A``,       8e-3                         1/3
+gram        ``eigh`` of ``A^T A``                sqrt(machine eps)            0.6, less if tall
+rational    tridiagonal form of ``A^T A``,       8e-3                         0.5, less if tall
             a sum of shifted inverses
 iterative   products only (Newton-Schulz)        3e-3 float32, 1e-5 float64   20 to 40 products
-=========== ==================================== ============================ ================
+=========== ==================================== ============================ =================
 
 A smaller eps is raised; second derivatives of ``rational`` and ``iterative`` and derivatives by
 ``p`` are those of ``gram``. Gradient error in float32 against float64 at eps = 1e-2: svd 1e-6,
