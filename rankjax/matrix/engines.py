@@ -12,7 +12,8 @@ iterative   products only (Newton-Schulz)        3e-3 float32, 1e-5 float64   20
 
 A smaller eps is raised; second derivatives of ``rational`` and ``iterative`` and derivatives by
 ``p`` are those of ``gram``. Gradient error in float32 against float64 at eps = 1e-2: svd 1e-6,
-gram 1e-5 to 2e-3 (steep spectra), rational 1e-5 to 1e-3, iterative 2e-5 (p = 1) to 1e-3 (p = 1/2).
+gram 1e-5 to 2e-3 (steep spectra), rational 1e-5 to 1e-3 (2e-3 where half of the singular values
+vanish and p is 1/2), iterative 2e-5 (p = 1) to 1e-3 (p = 1/2).
 
 ``auto`` (figures: ``docs/schatten.md``):
 
