@@ -335,6 +335,16 @@ def machine():
     }
 
 
+def report(name, measure, path):
+    """Prints the machine and what ``measure(console)`` shows; both go to ``path``, if any."""
+    console = Console(width=120)
+    found = {"machine": machine()}
+    console.print(found["machine"])
+    found[name] = measure(console)
+    if path:
+        path.write_text(json.dumps(found, indent=1))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
@@ -343,20 +353,19 @@ def main():
     parser.add_argument("--budget", type=float, default=120.0, help="seconds a case")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    console = Console(width=120)
-    found = {"machine": machine()}
-    console.print(found["machine"])
     unknown = set(options.only or ()) - set(SETTINGS)
     if unknown:
         parser.error(f"--only: got {sorted(unknown)}, must be of {list(SETTINGS)}")
     chosen = ["bare", *(k for k in options.only or SETTINGS if k != "bare")]
-    found["timing"] = [
-        row
-        for name in options.case
-        for row in time_case(name, chosen, options.rounds, options.budget, console)
-    ]
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1))
+
+    def time_all(console):
+        return [
+            row
+            for name in options.case
+            for row in time_case(name, chosen, options.rounds, options.budget, console)
+        ]
+
+    report("timing", time_all, options.json)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ several seeds: test accuracy and soft ranks of the layers at the end. What they 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -19,9 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.console import Console
 from rich.table import Table
-from training_overhead import EPS, P, Setting, cross_entropy, machine, mlp, mlp_params, optimizer
+from training_overhead import EPS, P, Setting, cross_entropy, mlp, mlp_params, optimizer, report
 
 from rankjax.matrix import spectrum
 from rankjax.network import describe, measure
@@ -120,12 +118,7 @@ def main():
     parser.add_argument("--weight", type=float, default=3.0, help="of the decay")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    console = Console(width=120)
-    found = {"machine": machine()}
-    console.print(found["machine"])
-    found["training"] = train_all(options, console)
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1))
+    report("training", partial(train_all, options), options.json)
 
 
 if __name__ == "__main__":

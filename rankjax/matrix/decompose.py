@@ -107,21 +107,16 @@ def _never_batched(single: Callable[[Array], Any]) -> Callable[[Array], Any]:
     return _guarded(safe)
 
 
-def whole_batch(run: Callable[..., Any]) -> Callable[..., Any]:
-    """``run`` of arrays with leading batch axes, under any ``vmap``, which only adds to the batch.
+@custom_vmap
+def anywhere(where: Array) -> Array:
+    """``any``, also over the axes of a ``vmap``: a ``lax.cond`` on it stays one, not a choice."""
+    return jnp.any(where)
 
-    For functions that choose by ``lax.cond``: a ``vmap`` of theirs would compute both branches. No
-    derivative goes through it.
-    """
-    safe = custom_vmap(run)
 
-    @safe.def_vmap
-    def _rule(axis_size: int, in_batched: list[bool], *arrays: Array) -> tuple[Any, Any]:
-        pairs = zip(arrays, in_batched, strict=True)
-        result = safe(*(x if b else jnp.broadcast_to(x, (axis_size, *x.shape)) for x, b in pairs))
-        return result, jax.tree.map(lambda _: True, result)
-
-    return safe
+@anywhere.def_vmap
+def _anywhere(axis_size: int, in_batched: list[bool], where: Array) -> tuple[Array, bool]:
+    del axis_size, in_batched
+    return anywhere(where), False
 
 
 _svd = _never_batched(lambda a: SVD(*jnp.linalg.svd(a, full_matrices=False)))

@@ -40,7 +40,7 @@ from jax import Array
 
 from rankjax.matrix import iterative
 from rankjax.matrix.canonical import one_of
-from rankjax.matrix.decompose import whole_batch
+from rankjax.matrix.decompose import anywhere
 from rankjax.matrix.gram import GRAM, GRAM_POLISHED
 from rankjax.matrix.powers import SchattenPower
 from rankjax.matrix.rational import RATIONAL
@@ -110,22 +110,17 @@ def either(fast: Engine, least: float) -> Engine:
 
     def large(function: SchattenPower, a: Array, eps: Array) -> Array:
         if function.eps_mode == "relative":
-            return jnp.all(eps >= least)
+            return eps >= least
         # sigma_1 <= |A|_F: on the safe side, and without a decomposition. An overflow means SVD.
-        return jnp.all(eps >= least * jnp.sqrt(jnp.sum(a * a, axis=(-2, -1))))
+        return eps >= least * jnp.sqrt(jnp.sum(a * a, axis=(-2, -1)))
 
     def choose(name: str):
-        def run(function: SchattenPower, *arrays: Array):
+        def run(function: SchattenPower, a: Array, p: Array, eps: Array, *tangents: Array):
             def branch(engine: Engine):
-                return lambda *arrays: getattr(engine, name)(function, *arrays)
+                return lambda *arguments: getattr(engine, name)(function, *arguments)
 
-            def chosen(a: Array, p: Array, eps: Array, *tangents: Array):
-                return jax.lax.cond(
-                    large(function, a, eps), branch(fast), branch(SVD_ENGINE), a, p, eps, *tangents
-                )
-
-            # Third derivatives go through the second, and none goes through whole_batch.
-            return chosen(*arrays) if name == "second" else whole_batch(chosen)(*arrays)
+            small = anywhere(~large(function, a, eps))
+            return jax.lax.cond(small, branch(SVD_ENGINE), branch(fast), a, p, eps, *tangents)
 
         return run
 

@@ -82,7 +82,8 @@ def _first(
     function: SchattenPower, a: Array, p: Array, eps: Array, polish: bool = False
 ) -> tuple[Array, First]:
     a, _, turned = tall(a)
-    return of_gram(function, *gram_matrix(a), p, eps, turned, polish)
+    scale, first = of_gram(function, *gram_matrix(a), p, eps, polish)
+    return scale, first._replace(gradient=transpose(first.gradient)) if turned else first
 
 
 def of_gram(
@@ -92,21 +93,20 @@ def of_gram(
     gram: Array,
     p: Array,
     eps: Array,
-    turned: bool,
     polish: bool,
 ) -> tuple[Array, First]:
-    """Value and gradient from what ``gram_matrix`` gives."""
+    """Value and gradient of a tall matrix from what ``gram_matrix`` gives."""
     eigenvalues, v = eigh(gram)
     v = v[..., ::-1]
     function, scale, arguments = at_floor(function, unit, _roots(eigenvalues), p, eps, a.dtype)
     if polish:
         gradient, arguments = _polished(function, a * (unit / scale)[..., None, None], v, arguments)
-        return scale, _sums(function, arguments, transpose(gradient) if turned else gradient)
+        return scale, _sums(function, arguments, gradient)
     q = function.ratio(*arguments)
     # (V q) V^T first: it is n x n, the smaller of the two ways to associate.
     weight = matmul(v * q[..., None, :], transpose(v))
     gradient = matmul(a * (unit / scale)[..., None, None], weight)
-    return scale, _sums(function, arguments, transpose(gradient) if turned else gradient)
+    return scale, _sums(function, arguments, gradient)
 
 
 def _polished(

@@ -16,9 +16,7 @@ its correction: 1e-3 off on low rank, up to 2e-3 where half of the singular valu
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache, partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +24,7 @@ import numpy as np
 from jax import Array
 
 from rankjax.matrix import gram, tridiagonal
-from rankjax.matrix.decompose import matmul, transpose, whole_batch
+from rankjax.matrix.decompose import anywhere, matmul, transpose
 from rankjax.matrix.powers import SchattenPower
 from rankjax.matrix.spectral import Engine, First
 
@@ -152,9 +150,7 @@ def _first(function: SchattenPower, a: Array, p: Array, eps: Array) -> tuple[Arr
 
     def there(polish: bool, a: Array) -> tuple[Array, First]:
         a = a / scaled.unit[..., None, None]
-        scale, first = gram.of_gram(
-            function, a, scaled.unit, scaled.gram, p, smoothing, turned=False, polish=polish
-        )
+        scale, first = gram.of_gram(function, a, scaled.unit, scaled.gram, p, smoothing, polish)
         # The sums are the more exact ones where they hold; in the units of the other engine.
         ratio = scaled.scale / scale
         own = value * ratio**p, by_eps * ratio ** (p - 1 if absolute else p)
@@ -164,20 +160,13 @@ def _first(function: SchattenPower, a: Array, p: Array, eps: Array) -> tuple[Arr
         )
         return scale, first
 
-    exact = jnp.all(inside & (scaled.noise(function) <= ACCURACY))
-    way = jnp.where(exact, 0, jnp.where(jnp.all(p >= _PLAIN_FROM), 1, 2))
+    # One way for the whole batch. NaN, too, goes to the Gram engine.
+    elsewhere = anywhere(~(inside & (scaled.noise(function) <= ACCURACY)))
+    polished = anywhere(~(p >= _PLAIN_FROM))
+    way = jnp.where(elsewhere, jnp.where(polished, 2, 1), 0)
     scale, first = jax.lax.switch(way, [here, partial(there, False), partial(there, True)], a)
     gradient = transpose(first.gradient) if turned else first.gradient
     return scale, first._replace(gradient=gradient)
 
 
-def _choosing(run: Callable[..., Any]) -> Callable[..., Any]:
-    """``run`` of any batch in one piece: the choice is made once, also under a ``vmap``."""
-
-    def of_batch(function: SchattenPower, a: Array, p: Array, eps: Array) -> Any:
-        return whole_batch(partial(run, function))(a, p, eps)
-
-    return of_batch
-
-
-RATIONAL = Engine(_value, _choosing(_first), gram.GRAM.second, for_p=gram.GRAM)
+RATIONAL = Engine(_value, _first, gram.GRAM.second, for_p=gram.GRAM)

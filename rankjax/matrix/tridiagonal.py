@@ -49,33 +49,19 @@ def _front(x: Array) -> Array:
 
 
 def top_eigenvalue(t: Reduced) -> Array:
-    """The largest eigenvalue ``(...)``, from above, to a few roundings or 1e-6.
-
-    Multisection: ``x - T`` has positive pivots exactly where ``x`` is above it.
-    """
+    """The largest eigenvalue ``(...)``, from above, to a few roundings or 1e-6 (multisection)."""
+    n = t.diagonal.shape[-1]
     below = jnp.max(t.diagonal, axis=-1)
-    before = jnp.roll(t.off, 1, axis=-1)
-    above = jnp.max(t.diagonal + jnp.abs(t.off) + jnp.abs(before), axis=-1)
-    xs = _front(t.diagonal)[..., None], _front(before * before)[..., None]
+    beside = jnp.abs(t.off) + jnp.abs(jnp.roll(t.off, 1, axis=-1))
+    above = jnp.max(t.diagonal + beside, axis=-1)
     points = jnp.arange(1, 129, dtype=below.dtype) / 128
 
     def narrow(bracket: _Pair, turn: None) -> tuple[_Pair, None]:
         del turn
         low, high = bracket
-        shifts = low[..., None] + (high - low)[..., None] * points
-
-        def pivot(state: tuple[Array, Array], x: tuple[Array, Array]) -> tuple[_Pair, None]:
-            last, positive = state
-            diagonal, square = x
-            now = shifts - diagonal - square / last
-            good = now > 0
-            return (jnp.where(good, now, 1), positive & good), None
-
-        start = jnp.ones_like(shifts), jnp.ones(shifts.shape, bool)
-        (_, positive), _ = jax.lax.scan(pivot, start, xs)
+        over = counts_below(t, low[..., None] + (high - low)[..., None] * points) == n
         # The end of the bracket is above the eigenvalue, whatever rounding says of it.
-        first = jnp.where(jnp.any(positive, -1), jnp.argmax(positive, axis=-1), 127)
-        first = first.astype(low.dtype)
+        first = jnp.where(jnp.any(over, -1), jnp.argmax(over, axis=-1), 127).astype(low.dtype)
         step = (high - low) / 128
         return (low + step * first, low + step * (first + 1)), None
 
@@ -84,13 +70,15 @@ def top_eigenvalue(t: Reduced) -> Array:
 
 
 def counts_below(t: Reduced, points: Array) -> Array:
-    """How many eigenvalues lie below each of ``points`` ``(k,)``: ``(..., k)``."""
-    before = jnp.roll(t.off, 1, axis=-1)
-    xs = _front(t.diagonal)[..., None], _front(before * before)[..., None]
+    """How many eigenvalues lie below each of ``points``, ``(k,)`` or ``(..., k)``: ``(..., k)``.
+
+    As many as ``T - point`` has negative pivots.
+    """
+    xs = _front(t.diagonal)[..., None], _front(jnp.roll(t.off, 1, axis=-1) ** 2)[..., None]
     tiny = jnp.finfo(t.diagonal.dtype).tiny ** 0.5
     shape = (*t.diagonal.shape[:-1], points.shape[-1])
 
-    def pivot(state: tuple[Array, Array], x: tuple[Array, Array]) -> tuple[_Pair, None]:
+    def pivot(state: _Pair, x: _Pair) -> tuple[_Pair, None]:
         last, count = state
         diagonal, square = x
         now = diagonal - points - square / last

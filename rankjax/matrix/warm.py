@@ -22,12 +22,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.custom_batching import custom_vmap
 from jax.typing import ArrayLike
 
 from rankjax.matrix import gram, spectrum
 from rankjax.matrix.canonical import EPS_MODES, canonicalize, non_negative, one_of
-from rankjax.matrix.decompose import eigh, matmul, transpose
+from rankjax.matrix.decompose import anywhere, eigh, matmul, transpose
 from rankjax.matrix.powers import SchattenPower
 
 _SIGNS = 8  # vectors that estimate the error
@@ -159,18 +158,6 @@ def step(
     gradient = transpose(gradient) if matrix.shape[-2] < matrix.shape[-1] else gradient
     gradient = jnp.moveaxis(gradient, (-2, -1), axes).astype(dtype)
     return parts.value.astype(dtype), gradient, WarmState(v, error)
-
-
-@custom_vmap
-def anywhere(where: Array) -> Array:
-    """``any``, also over the axes of a ``vmap``: a condition on it stays one, not a choice."""
-    return jnp.any(where)
-
-
-@anywhere.def_vmap
-def _anywhere(axis_size: int, in_batched: list[bool], where: Array) -> tuple[Array, bool]:
-    del axis_size, in_batched
-    return anywhere(where), False
 
 
 class _Parts(NamedTuple):
