@@ -193,18 +193,6 @@ def eigvalsh(a: Array) -> Array:
     return _eigvalsh(a)
 
 
-_tridiagonal = _never_batched(lambda a: tuple(jax.lax.linalg.tridiagonal(a, lower=True)))
-
-
-def tridiagonal(a: Array) -> tuple[Array, Array, Array, Array]:
-    """Householder's reduction of symmetric ``(..., n, n)``; no derivative.
-
-    Returns:
-        Reflectors (below the subdiagonal), diagonal, subdiagonal, factors of the reflectors.
-    """
-    return _tridiagonal(a)
-
-
 _q = _never_batched(lambda a: jnp.linalg.qr(a)[0])
 
 

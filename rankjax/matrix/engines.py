@@ -5,33 +5,34 @@ method      how                                  smallest relative eps        co
 =========== ==================================== ============================ =================
 svd         one SVD                              any, 0 too (the hard form)   1
 gram        ``eigh`` of ``A^T A``                sqrt(machine eps)            0.6, less if tall
-rational    tridiagonal form of ``A^T A``,       8e-3                         0.5, less if tall
-            a sum of shifted inverses
+rational    six shifted inverses of ``A^T A``    8e-3                         7 products
+            by products only
 iterative   products only (Newton-Schulz)        3e-3 float32, 1e-5 float64   20 to 40 products
 =========== ==================================== ============================ =================
 
 A smaller eps is raised; second derivatives of ``rational`` and ``iterative`` and derivatives by
 ``p`` are those of ``gram``. Gradient error in float32 against float64 at eps = 1e-2: svd 1e-6,
-gram 1e-5 to 2e-3 (steep spectra), rational 1e-5 to 1e-3 (2e-3 where half of the singular values
-vanish and p is 1/2), iterative 2e-5 (p = 1) to 1e-3 (p = 1/2).
+gram 1e-5 to 2e-3 (steep spectra), rational 1e-4 to 1e-3 from p = 1/2 on, iterative 2e-5 (p = 1) to
+1e-3 (p = 1/2).
 
 ``auto`` (figures: ``docs/schatten.md``):
 
 * ``p = 2`` and, without eps, ``p = 4, 6, 8``: products alone, no decomposition, whatever method;
 * eps = 0 (the hard form), or eps under ``24 sqrt(machine eps)`` (8e-3 in float32): ``svd``;
-* otherwise on CPU ``rational`` in float32 from ``RATIONAL_FROM`` rows and columns on, for p in
-  (0, 2) or unknown (a p outside is seen at run time, and ``gram`` used); else ``gram``, for
-  ``p < 1`` or an unknown p with one correction of the eigenbasis (two more products; plain ``gram``
-  was 2e-3 off at p = 1/2 on a steep spectrum, 1e-5 corrected);
+* otherwise on CPU ``rational`` in float32 from ``RATIONAL_FROM`` rows and columns on, for p from
+  1/2 to 2; else ``gram``, for ``p < 1`` or an unknown p with one correction of the eigenbasis (two
+  more products; plain ``gram`` was 2e-3 off at p = 1/2 on a steep spectrum, 1e-5 corrected);
 * on accelerators ``iterative`` for a known p in (0, 2), else ``gram`` (by reasoning: products are
   what they are good at, and ``gesvd`` is not; not measured here).
 
-A traced or absolute eps is compared with the threshold at run time (``lax.cond``, for a batch as a
-whole, also under ``vmap``; both engines are compiled, one runs). A traced ``p`` counts as unknown.
+A traced p counts as unknown. Where ``rational`` is at hand, it is looked at when the program runs;
+so is a traced or absolute eps (``lax.cond``, for a batch as a whole, also under ``vmap``; both
+engines are compiled, one runs).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import jax
@@ -48,7 +49,8 @@ from rankjax.matrix.spectral import SVD_ENGINE, Engine
 
 METHODS = ("auto", "svd", "gram", "rational", "iterative")
 EVEN_POWERS = (4, 6, 8)
-RATIONAL_FROM = 256  # below, one eigh is over before the recurrences are
+RATIONAL_FROM = 256  # below, one eigh is over before the many small products are
+RATIONAL_P = 0.5  # below, rounding would do more than 1e-3 where many singular values vanish
 
 
 def threshold(dtype: jnp.dtype) -> float:
@@ -87,45 +89,67 @@ def resolve(
     if eps == 0 or (relative is not None and relative < least):
         return SVD_ENGINE
     fast = _fast(shape, dtype, p, relative)
-    return fast if relative is not None else either(fast, least)
+    return fast if relative is not None else smoothed_enough(fast, least)
 
 
 def _fast(
     shape: tuple[int, ...], dtype: jnp.dtype, p: float | None, relative: float | None
 ) -> Engine:
-    inside = p is None or 0 < p < 2
     if jax.default_backend() != "cpu":
-        return iterative.engine(p, relative) if inside and p is not None else _gram(p)
+        return iterative.engine(p, relative) if p is not None and 0 < p < 2 else _gram(p)
     large = dtype == jnp.float32 and min(shape[-2:]) >= RATIONAL_FROM
-    return RATIONAL if inside and large else _gram(p)
+    if large and p is None:
+        return BY_EXPONENT
+    return RATIONAL if large and p is not None and RATIONAL_P <= p < 2 else _gram(p)
 
 
 def _gram(p: float | None) -> Engine:
     return GRAM if p is not None and p >= 1 else GRAM_POLISHED
 
 
-@cache
-def either(fast: Engine, least: float) -> Engine:
-    """``fast`` where every eps of the batch is at least ``least * sigma_1``, else the SVD."""
+Condition = Callable[[SchattenPower, Array, Array, Array], Array]
 
-    def large(function: SchattenPower, a: Array, eps: Array) -> Array:
-        if function.eps_mode == "relative":
-            return eps >= least
-        # sigma_1 <= |A|_F: on the safe side, and without a decomposition. An overflow means SVD.
-        return eps >= least * jnp.sqrt(jnp.sum(a * a, axis=(-2, -1)))
+
+@cache
+def _where(condition: Condition, then: Engine, otherwise: Engine) -> Engine:
+    """``then`` where the condition holds for the whole batch, seen at run time."""
 
     def choose(name: str):
         def run(function: SchattenPower, a: Array, p: Array, eps: Array, *tangents: Array):
             def branch(engine: Engine):
                 return lambda *arguments: getattr(engine, name)(function, *arguments)
 
-            small = anywhere(~large(function, a, eps))
-            return jax.lax.cond(small, branch(SVD_ENGINE), branch(fast), a, p, eps, *tangents)
+            missed = anywhere(~condition(function, a, p, eps))
+            return jax.lax.cond(missed, branch(otherwise), branch(then), a, p, eps, *tangents)
 
         return run
 
-    for_p = None if fast.for_p is None else either(fast.for_p, least)
+    for_p = None
+    if then.for_p or otherwise.for_p:
+        for_p = _where(condition, then.for_p or then, otherwise.for_p or otherwise)
     return Engine(choose("value"), choose("first"), choose("second"), for_p)
+
+
+def _rational_exponent(function: SchattenPower, a: Array, p: Array, eps: Array) -> Array:
+    del function, a, eps
+    return (p >= RATIONAL_P) & (p < 2)
+
+
+BY_EXPONENT = _where(_rational_exponent, RATIONAL, GRAM_POLISHED)
+
+
+@cache
+def smoothed_enough(fast: Engine, least: float) -> Engine:
+    """``fast`` where every eps of the batch is at least ``least * sigma_1``, else the SVD."""
+
+    def large(function: SchattenPower, a: Array, p: Array, eps: Array) -> Array:
+        del p
+        if function.eps_mode == "relative":
+            return eps >= least
+        # sigma_1 <= |A|_F: on the safe side, and without a decomposition. An overflow means SVD.
+        return eps >= least * jnp.sqrt(jnp.sum(a * a, axis=(-2, -1)))
+
+    return _where(large, fast, SVD_ENGINE)
 
 
 def even_power(a: Array, p: int) -> Array:

@@ -1,5 +1,7 @@
 """Every engine against the SVD, and the choice that ``auto`` makes."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +11,9 @@ from matrices import with_spectrum
 import rankjax.matrix as rm
 from rankjax.matrix import engines, iterative
 from rankjax.matrix.gram import GRAM, GRAM_POLISHED
+from rankjax.matrix.powers import SchattenPower
 from rankjax.matrix.rational import RATIONAL
-from rankjax.matrix.spectral import SVD_ENGINE
+from rankjax.matrix.spectral import SVD_ENGINE, spectral_first
 
 SPECTRA = {
     "flat": np.linspace(1, 2, 24),
@@ -93,16 +96,43 @@ def choose(**change):
 
 
 def test_auto_follows_its_docstring_on_cpu():
+    least = engines.threshold(jnp.float32)
     assert choose() is GRAM_POLISHED
     assert choose(eps=0.0) is SVD_ENGINE
     assert choose(eps=1e-3) is SVD_ENGINE
     assert choose(eps=1e-3, dtype=jnp.float64, p=1.5) is GRAM
     assert choose(p=1.0) is GRAM
-    assert choose(eps=None) is engines.either(GRAM_POLISHED, engines.threshold(jnp.float32))
+    assert choose(eps=None) is engines.smoothed_enough(GRAM_POLISHED, least)
     large = {"shape": (3, 512, 256)}
-    assert choose(**large) is choose(**large, p=None) is RATIONAL
-    assert choose(**large, eps=None) is engines.either(RATIONAL, engines.threshold(jnp.float32))
+    assert choose(**large) is choose(**large, p=1.9) is RATIONAL
+    assert choose(**large, p=0.49) is GRAM_POLISHED
+    assert choose(**large, p=None) is engines.BY_EXPONENT
+    assert choose(**large, eps=None) is engines.smoothed_enough(RATIONAL, least)
     assert choose(**large, p=3.0) is choose(**large, p=1.0, dtype=jnp.float64) is GRAM
+
+
+@pytest.mark.parametrize(("p", "engine"), [(0.3, GRAM), (0.7, RATIONAL), (2.5, GRAM)])
+def test_auto_looks_at_a_traced_p_when_the_program_runs(p, engine):
+    function = SchattenPower("relative", 1e-12)
+
+    @partial(jax.jit, static_argnums=0)
+    def gradient(engine, p):
+        exponent, eps = jnp.full(3, p), jnp.full(3, 0.05)
+        return spectral_first(function, engine, STACK, exponent, eps).gradient
+
+    found = gradient(engines.BY_EXPONENT, p)
+    np.testing.assert_allclose(found, gradient(engine, p), rtol=1e-9, atol=1e-11)
+    other = GRAM if engine is RATIONAL else RATIONAL
+    assert np.abs(found - gradient(other, p)).max() > 1e-5
+
+
+def test_under_vmap_a_choice_at_run_time_stays_one():
+    a = STACK.astype(jnp.float32)
+    f = jax.grad(lambda a, eps: rm.schatten_power(a, p=0.5, eps=eps))
+    mapped = jax.vmap(f, in_axes=(0, None))
+    assert " cond[" in str(jax.make_jaxpr(mapped)(a, 0.05))
+    expected = jnp.stack([f(x, 0.05) for x in a])
+    np.testing.assert_allclose(mapped(a, 0.05), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_auto_prefers_products_on_an_accelerator(monkeypatch):
