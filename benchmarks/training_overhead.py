@@ -44,6 +44,7 @@ from rich.table import Table
 from rankjax.network import Sample, Structure, View, describe
 from rankjax.training import (
     add_schatten_decay,
+    apply_schatten_flow,
     log_det_penalty,
     nuclear_penalty,
     proximal_schatten,
@@ -124,6 +125,14 @@ SETTINGS = {
     **{f"frozen refresh={k}": kept(k, "frozen") for k in (20, 100)},
     **{f"warm refresh={k}": kept(k, "warm") for k in (10, 20, 50)},
     **{f"stale refresh={k}": kept(k, "stale") for k in (20, 100)},
+    **{
+        f"flow every={k}": Setting(
+            last=lambda s, k=k: apply_schatten_flow(s, 1e-3 * WEIGHT, p=P, eps=EPS, every=k),
+            period=k,
+            acts_at=k - 1,
+        )
+        for k in (20, 50, 100, 200, 500)
+    },
     **{
         f"proximal every={k}": Setting(
             last=lambda s, k=k: proximal_schatten(s, 1e-3 * WEIGHT, p=P, every=k),

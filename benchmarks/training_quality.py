@@ -24,7 +24,7 @@ from training_overhead import EPS, P, Setting, cross_entropy, mlp, mlp_params, o
 from rankjax.matrix import spectrum
 from rankjax.network import describe, measure
 from rankjax.report.datasets import load_mnist
-from rankjax.training import add_schatten_decay, proximal_schatten
+from rankjax.training import add_schatten_decay, apply_schatten_flow, proximal_schatten
 
 
 def training_settings(weight, rate, batch):
@@ -40,6 +40,12 @@ def training_settings(weight, rate, batch):
         "frozen refresh=20": Setting(inside=make(refresh=20)),
         "warm refresh=20": Setting(inside=make(refresh=20, between="warm")),
         "stale refresh=20": Setting(inside=make(refresh=20, between="stale")),
+        **{
+            f"flow every={k}": Setting(
+                last=lambda s, k=k: apply_schatten_flow(s, rate * weight, p=P, eps=EPS, every=k)
+            )
+            for k in every
+        },
         # The proximal step has no learning rate: its strength is that of rate * weight.
         "proximal every=100": Setting(
             last=lambda s: proximal_schatten(s, rate * weight, p=P, every=100)

@@ -13,6 +13,7 @@ does not, and ``prod_{i != l}`` needs no division by ``|A_l|``, which may be 0.
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -37,7 +38,8 @@ def exp(value: Array) -> Array:
 
 def total(logs: Array, power: float = 1.0) -> tuple[Array, Array]:
     """``log (sum_l exp(power logs_l))^(1/power)`` and the summands; logarithms may be -inf."""
-    top = jnp.max(logs)
+    # A constant: it cancels, and the rule of ``max`` is NaN where XLA rounds ``logs`` in two ways.
+    top = jax.lax.stop_gradient(jnp.max(logs))
     top = jnp.where(top == -jnp.inf, 0, top)
     added = jnp.sum(exp(power * (logs - top)))
     return top + log(added) / power, exp(power * logs)

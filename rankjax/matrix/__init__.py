@@ -9,6 +9,7 @@ from rankjax.matrix.convolution import conv_singular_values as conv_singular_val
 from rankjax.matrix.covering import log_covering_number as log_covering_number
 from rankjax.matrix.covering import log_covering_rank as log_covering_rank
 from rankjax.matrix.estimate import estimate_schatten_power as estimate_schatten_power
+from rankjax.matrix.flow import schatten_flow as schatten_flow
 from rankjax.matrix.functions import spectral_map as spectral_map
 from rankjax.matrix.functions import spectral_sum as spectral_sum
 from rankjax.matrix.lanczos import spectral_norm_bounds as spectral_norm_bounds

@@ -22,6 +22,7 @@ from rankjax.training.penalties import nuclear_penalty as nuclear_penalty
 from rankjax.training.penalties import rank_sparse_penalty as rank_sparse_penalty
 from rankjax.training.penalties import schatten_penalty as schatten_penalty
 from rankjax.training.penalties import stable_rank_penalty as stable_rank_penalty
+from rankjax.training.transformations import apply_schatten_flow as apply_schatten_flow
 from rankjax.training.transformations import project_rank as project_rank
 from rankjax.training.transformations import project_spectral_norm as project_spectral_norm
 from rankjax.training.transformations import proximal_schatten as proximal_schatten

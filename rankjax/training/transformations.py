@@ -15,11 +15,12 @@ import optax
 from jax import Array
 
 from rankjax.matrix import project_rank as nearest_of_rank
-from rankjax.matrix import project_spectral_ball, prox_schatten
+from rankjax.matrix import project_spectral_ball, prox_schatten, schatten_flow
 from rankjax.matrix.canonical import at_least_float32
 from rankjax.matrix.meshes import automatic
 from rankjax.network import Structure
 from rankjax.network.buckets import by_shape, in_turn
+from rankjax.training.penalties import DEFAULT_EPS
 from rankjax.training.stepping import (
     Number,
     StepCount,
@@ -33,6 +34,51 @@ from rankjax.training.stepping import (
     next_count,
     on_every,
 )
+
+
+def apply_schatten_flow(
+    structure: Structure,
+    weight: Number,
+    *,
+    p: Number,
+    eps: Number = DEFAULT_EPS,
+    every: int = 1,
+) -> optax.GradientTransformationExtraArgs:
+    """The decay of ``weight |A_l|_{S_p}^p`` at each step, taken at once on every ``every``-th.
+
+    What ``every`` steps of ``add_schatten_decay`` do to the singular values between two steps of
+    the optimiser, ``schatten_flow`` does with one decomposition, and stably, however strong they
+    are: every singular value shrinks and none crosses 0. Last in a chain. ``weight`` is that of one
+    step and not multiplied by a learning rate: take ``learning_rate * weight`` of the decay.
+
+    Args:
+        structure: from ``describe``.
+        weight: the strength of one step, a number or a schedule.
+        p: exponent >= 0, a number or a schedule.
+        eps: relative smoothing, a number or a schedule.
+        every: how often the decomposition runs.
+
+    Raises:
+        ValueError: ``every < 1``; at the update, parameters that are ``None`` or do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from rankjax import describe
+        >>> params = {"kernel": jnp.diag(jnp.array([2.0, 0.1]))}
+        >>> flow = apply_schatten_flow(describe(params), 0.5, p=1.0)
+        >>> step = {"kernel": jnp.zeros((2, 2))}
+        >>> updates, _ = flow.update(step, flow.init(params), params)
+        >>> [round(float(u), 3) for u in jnp.diag(updates["kernel"])]
+        [-0.442, -0.099]
+    """
+
+    def towards(matrix: Array, count: Array) -> Array:
+        strength = every * jnp.asarray(at(weight, count), matrix.dtype)
+        return schatten_flow(
+            matrix, p=at(p, count), weight=strength, eps=at(eps, count), steps=every
+        )
+
+    return _after_the_step(structure, towards, every)
 
 
 def proximal_schatten(

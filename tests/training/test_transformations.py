@@ -12,6 +12,7 @@ import pytest
 from rankjax.network import describe, measure
 from rankjax.training import (
     add_schatten_decay,
+    apply_schatten_flow,
     project_rank,
     project_spectral_norm,
     proximal_schatten,
@@ -41,6 +42,7 @@ MAKERS = {
     "stale": lambda **k: add_schatten_decay(
         STRUCTURE, 0.01, p=0.5, refresh=twice(k), between="stale", **k
     ),
+    "apply_schatten_flow": lambda **k: apply_schatten_flow(STRUCTURE, 0.1, p=0.5, **k),
     "proximal_schatten": lambda **k: proximal_schatten(STRUCTURE, 0.1, p=0.5, **k),
     "project_spectral_norm": lambda **k: project_spectral_norm(STRUCTURE, 0.8, **k),
     "project_rank": lambda **k: project_rank(STRUCTURE, 2, **k),
@@ -242,6 +244,32 @@ def test_decay_is_the_gradient_of_the_penalty_and_weight_decay_at_p_two():
     state = lazy.init(params)._replace(count=jnp.asarray(3, jnp.int32))
     updates, _ = lazy.update(zero, state, params)
     np.testing.assert_allclose(updates["b"]["kernel"], 4 * 0.3 * 2 * params["b"]["kernel"])
+
+
+def test_the_flow_of_k_steps_is_k_steps_of_decay():
+    params = tree(jnp.float64)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    rate, weight, every = 1e-2, 1e-2, 20
+    decay = add_schatten_decay(STRUCTURE, weight, p=0.5, eps=0.05)
+    chain = optax.chain(decay, optax.scale_by_learning_rate(rate))
+    flow = apply_schatten_flow(STRUCTURE, rate * weight, p=0.5, eps=0.05, every=every)
+
+    @jax.jit
+    def twenty(transformation_state, params):
+        def step(carry, _):
+            state, params = carry
+            updates, state = chain.update(zero, state, params)
+            return (state, optax.apply_updates(params, updates)), None
+
+        return jax.lax.scan(step, (transformation_state, params), None, length=every)[0][1]
+
+    expected = twenty(chain.init(params), params)
+    state = flow.init(params)._replace(count=jnp.asarray(every - 1, jnp.int32))
+    found = optax.apply_updates(params, flow.update(zero, state, params)[0])
+    for key in "ab":
+        moved = np.linalg.norm(expected[key]["kernel"] - params[key]["kernel"])
+        assert moved > 1e-3
+        assert np.linalg.norm(found[key]["kernel"] - expected[key]["kernel"]) <= 0.01 * moved
 
 
 def test_ranks_and_exponents_as_schedules():
