@@ -17,8 +17,10 @@ from jax.typing import ArrayLike
 from rankjax.matrix import gram
 from rankjax.matrix.canonical import EPS_MODES, canonicalize, non_negative, one_of
 from rankjax.matrix.decompose import eigh, matmul, transpose
+from rankjax.matrix.meshes import automatic
 
 
+@automatic
 def schatten_flow(
     a: ArrayLike,
     /,
@@ -52,7 +54,7 @@ def schatten_flow(
         ValueError: wrong rank, axes, dtype or eps_mode; a concrete negative p, weight or eps;
             ``steps`` that is no whole number >= 1.
 
-    Cost: one ``eigh`` of the smaller Gram matrix and four products. Not differentiable: it is a
+    Cost: one ``eigh`` of the smaller Gram matrix and three products. Not differentiable: it is a
     step of an optimiser. A matrix that is not finite becomes NaN.
 
     Example:
@@ -72,7 +74,7 @@ def schatten_flow(
     if 0 in matrix.shape:
         return jnp.asarray(a)
     small, _, turned = gram.tall(matrix)
-    scaled, unit, g = gram.gram_matrix(small)
+    _, unit, g = gram.gram_matrix(small)
     eigenvalues, v = eigh(g)
     start = jnp.sqrt(jnp.maximum(eigenvalues, 0))
     p, weight, eps = (jnp.asarray(x, matrix.dtype)[..., None] for x in (p, weight, eps))
@@ -91,6 +93,6 @@ def schatten_flow(
     exponent = jax.lax.fori_loop(0, steps, fall, jnp.zeros_like(start))
     # What is added, rather than what is left: exact to the last digit where little happens.
     change = matmul(v * jnp.expm1(exponent)[..., None, :], transpose(v))
-    moved = small + unit[..., None] * matmul(scaled, change)
+    moved = small + matmul(small, change)
     moved = transpose(moved) if turned else moved
     return jnp.moveaxis(moved, (-2, -1), tuple(axes)).astype(dtype)

@@ -76,7 +76,7 @@ def add_schatten_decay(
 
     Two numbers save decompositions. With ``every = k`` the decay acts on every k-th step, k times
     as strongly, and costs nothing on the others (k times the step must still be stable, or small
-    singular values jump to and fro: ``proximal_schatten`` always is). With ``refresh = k`` it
+    singular values jump to and fro: ``apply_schatten_flow`` always is). With ``refresh = k`` it
     acts on every step (every ``every``-th, if both are given) but decomposes on every k-th only,
     beginning with the first; ``between`` says what the gradient is made of on the others (``A`` is
     the matrix of the day):

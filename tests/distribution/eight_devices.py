@@ -18,6 +18,7 @@ from rankjax.matrix import iterative
 from rankjax.network import View
 from rankjax.training import (
     add_schatten_decay,
+    apply_schatten_flow,
     project_rank,
     proximal_schatten,
     rank_sparse_penalty,
@@ -213,6 +214,7 @@ def test_each_device_decomposes_only_its_share(monkeypatch):
 
 
 MAKERS = {
+    "flow": lambda s: apply_schatten_flow(s, 0.1, p=0.5),
     "prox": lambda s: proximal_schatten(s, optax.constant_schedule(0.1), p=0.5),
     "rank": lambda s: project_rank(s, 2),
     "lazy": lambda s: add_schatten_decay(s, 0.1, p=1.0, every=1),
@@ -331,6 +333,7 @@ def test_products_in_strips_give_the_same_numbers(monkeypatch, kind, p, cut):
 OF_A_MATRIX = {
     "singular values": rm.singular_values,
     "gram": lambda a: rm.schatten_power(a, p=0.5, eps=0.1, method="gram"),
+    "rational": lambda a: rm.schatten_power(a, p=0.5, eps=0.1, method="rational"),
     "iterative": lambda a: rm.schatten_power(a, p=1.0, eps=0.1, method="iterative"),
     "prox": lambda a: rm.prox_schatten(a, p=0.5, weight=0.1),
     "ball": lambda a: rm.project_nuclear_ball(a, 2.0),
