@@ -12,8 +12,8 @@ iterative   products only (Newton-Schulz)        3e-3 float32, 1e-5 float64   20
 
 A smaller eps is raised; second derivatives of ``rational`` and ``iterative`` and derivatives by
 ``p`` are those of ``gram``. Gradient error in float32 against float64 at eps = 1e-2: svd 1e-6,
-gram 1e-5 to 2e-3 (steep spectra), rational 1e-4 to 1e-3 from p = 1/2 on, iterative 2e-5 (p = 1) to
-1e-3 (p = 1/2).
+gram 1e-5 to 2e-3 (steep spectra), rational 1e-5 (low rank) to 1e-3 from p = 1/2 on, its value 1e-4
+(1e-3 at larger eps), iterative 2e-5 (p = 1) to 1e-3 (p = 1/2).
 
 ``auto`` (figures: ``docs/schatten.md``):
 
@@ -25,9 +25,9 @@ gram 1e-5 to 2e-3 (steep spectra), rational 1e-4 to 1e-3 from p = 1/2 on, iterat
 * on accelerators ``iterative`` for a known p in (0, 2), else ``gram`` (by reasoning: products are
   what they are good at, and ``gesvd`` is not; not measured here).
 
-A traced p counts as unknown. Where ``rational`` is at hand, it is looked at when the program runs;
-so is a traced or absolute eps (``lax.cond``, for a batch as a whole, also under ``vmap``; both
-engines are compiled, one runs).
+A traced p counts as unknown. Where ``rational`` is at hand, it is looked at when the program runs
+(outside its range ``gram`` answers, with ``method="rational"`` too); so is a traced or absolute eps
+(``lax.cond``, for a batch as a whole, also under ``vmap``; both engines are compiled, one runs).
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ def resolve(
             raise ValueError(f"p must be in (0, 2) for method={method!r}, got {p}")
         if eps == 0:
             raise ValueError(f"eps must be > 0 for method={method!r}, got 0")
-        return RATIONAL if method == "rational" else iterative.engine(p, relative)
+        if method == "iterative":
+            return iterative.engine(p, relative)
+        return RATIONAL if p is not None else IN_RANGE
     least = threshold(dtype)
     if eps == 0 or (relative is not None and relative < least):
         return SVD_ENGINE
@@ -130,12 +132,17 @@ def _where(condition: Condition, then: Engine, otherwise: Engine) -> Engine:
     return Engine(choose("value"), choose("first"), choose("second"), for_p)
 
 
-def _rational_exponent(function: SchattenPower, a: Array, p: Array, eps: Array) -> Array:
-    del function, a, eps
-    return (p >= RATIONAL_P) & (p < 2)
+def _exponent_from(least: float) -> Condition:
+    def inside(function: SchattenPower, a: Array, p: Array, eps: Array) -> Array:
+        del function, a, eps
+        return (p >= least) & (p <= 2)
+
+    return inside
 
 
-BY_EXPONENT = _where(_rational_exponent, RATIONAL, GRAM_POLISHED)
+# For a p that is seen when the program runs: where it is exact, and where it is defined.
+BY_EXPONENT = _where(_exponent_from(RATIONAL_P), RATIONAL, GRAM_POLISHED)
+IN_RANGE = _where(_exponent_from(0), RATIONAL, GRAM_POLISHED)
 
 
 @cache

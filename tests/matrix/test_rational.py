@@ -77,6 +77,14 @@ def test_without_rounding_the_error_is_that_of_the_fit(p):
     np.testing.assert_allclose(value, exact, rtol=1e-3)
 
 
+def test_a_traced_p_outside_of_the_range_is_answered_by_gram():
+    a = with_spectrum(1, 40, 30, np.arange(1, 31) ** -2.0)
+    value, gradient = value_and_grad(a, 3.0, 0.1, "rational")
+    exact, expected = value_and_grad(a, 3.0, 0.1, "svd")
+    np.testing.assert_allclose(value, exact, rtol=1e-9)
+    np.testing.assert_allclose(gradient, expected, atol=1e-9)
+
+
 def test_derivatives_by_eps_and_p():
     a = with_spectrum(2, 40, 30, np.arange(1, 31) ** -1.0)
     for argument in (0, 1):
