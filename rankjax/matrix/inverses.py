@@ -6,10 +6,12 @@
     [ B   D  ]    = [      X         S^-1 ],       S = D - B A^-1 B^T,
 
 down to blocks of ``_BASE``. What is carried of ``A`` is the inverse ``K`` of its Cholesky factor,
-too, and ``S = D - T T^T``, ``T = B K^T``: with ``A^-1`` itself, whose rounding is of the order of
+too, and ``S = D - T^T T``, ``T = K B^T``: with ``A^-1`` itself, whose rounding is of the order of
 the square of the condition, the difference would be lost on matrices of low rank. That is 1.7
 ``n^3`` multiplications and additions an inverse, less than one product of the size of ``M``; no
-LAPACK call, so nothing to loop over, to wait for or to gather.
+LAPACK call, so nothing to loop over, to wait for or to gather. In the first halving ``B`` is the
+same in all inverses, and only sums of blocks are asked for: ``K_k B^T`` for all ``k`` is one
+product, ``sum_k w_k Y_k^T X_k`` is another, and nothing is put together before the end.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from rankjax.matrix.decompose import HIGHEST, matmul, transpose
 
 _BASE = 32
 # Entries of the inverses that are made at a time: more are no faster, and take memory.
-_AT_ONCE = 1024 * 1024
+_AT_ONCE = 8 * 1024 * 1024
 
 
 def sum_of_inverses(m: Array, shifts: Array, weights: Array) -> tuple[Array, Array]:
@@ -34,28 +36,53 @@ def sum_of_inverses(m: Array, shifts: Array, weights: Array) -> tuple[Array, Arr
         weights: ``(..., k)``.
 
     Returns:
-        ``(..., n, n)`` and ``(k, ..., n)``. Products of matrices: about ``0.86 k`` of ``m`` and
+        ``(..., n, n)`` and ``(..., k, n)``. Products of matrices: about ``0.86 k`` of ``m`` and
         ``m``. No derivative (callers bring a rule).
     """
-    n, count = m.shape[-1], shifts.shape[-1]
-    width = max(
-        c for c in range(1, count + 1) if count % c == 0 and (c == 1 or c * m.size <= _AT_ONCE)
-    )
-    eye = jnp.eye(n, dtype=m.dtype)
+    count = shifts.shape[-1]
+    width = count if count * m.size <= _AT_ONCE else 1
+    blocks = _halves(m)
 
     def cut(x: Array) -> Array:
-        x = jnp.moveaxis(x, -1, 0)
-        return x.reshape(count // width, width, *x.shape[1:])
+        return jnp.moveaxis(x.reshape(*x.shape[:-1], count // width, width), -2, 0)
 
-    def some(total: Array, given: tuple[Array, Array]) -> tuple[Array, Array]:
-        shift, weight = given
-        x = _inverse(m + shift[..., None, None] * eye)
+    def some(total: list[Array], given: tuple[Array, Array]) -> tuple[list[Array], Array]:
+        added, diagonals = _sum_of_blocks(*blocks, *given)
+        return [x + y for x, y in zip(total, added, strict=True)], diagonals
+
+    zeros = [jnp.zeros_like(x) for x in blocks]
+    total, diagonals = jax.lax.scan(some, zeros, (cut(shifts), cut(weights)))
+    above, beside, below = total
+    diagonals = jnp.moveaxis(diagonals, 0, -3)
+    diagonals = diagonals.reshape(*shifts.shape, m.shape[-1])
+    return _joined(above, transpose(beside), beside, below), diagonals
+
+
+def _sum_of_blocks(
+    a: Array, b: Array, d: Array, shifts: Array, weights: Array
+) -> tuple[list[Array], Array]:
+    """The first halving for all shifts ``(..., k)``: sums of the blocks, and the diagonals."""
+    h, rest = a.shape[-1], d.shape[-1]
+    batch, count = a.shape[:-2], shifts.shape[-1]
+    shift = shifts[..., None, None]
+    root, inverse = _root_and_inverse(a[..., None, :, :] + shift * jnp.eye(h, dtype=a.dtype))
+    t = matmul(root.reshape(*batch, count * h, h), transpose(b)).reshape(*batch, count, h, rest)
+    d = d[..., None, :, :] + shift * jnp.eye(rest, dtype=a.dtype)
+    schur = _inverse(d - matmul(transpose(t), t))
+    y = matmul(transpose(t), root)
+    x = matmul(schur, y)
+    diagonal = jnp.diagonal(inverse, axis1=-2, axis2=-1) + jnp.sum(x * y, axis=-2)
+    diagonals = jnp.concatenate([diagonal, jnp.diagonal(schur, axis1=-2, axis2=-1)], -1)
+
+    def sum_of(x: Array) -> Array:
         # A product, not a sum: XLA would make each entry of x anew inside of a sum, slowly.
-        added = jnp.einsum("k...,k...ij->...ij", weight, x, precision=HIGHEST)
-        return total + added, jnp.diagonal(x, axis1=-2, axis2=-1)
+        return jnp.einsum("...k,...kij->...ij", weights, x, precision=HIGHEST)
 
-    total, diagonals = jax.lax.scan(some, jnp.zeros_like(m), (cut(shifts), cut(weights)))
-    return total, diagonals.reshape(count, *diagonals.shape[2:])
+    flat = (*batch, count * rest, h)
+    weighted = (weights[..., None, None] * x).reshape(flat)
+    # Y^T X, not its transpose: then X^T and X, rounded, still cancel in a product with m.
+    above = sum_of(inverse) + matmul(transpose(y.reshape(flat)), weighted)
+    return [above, -sum_of(x), sum_of(schur)], diagonals
 
 
 def _halves(m: Array) -> tuple[Array, Array, Array]:
@@ -104,14 +131,20 @@ def _inverse_root(m: Array) -> Array:
     What stands beside ``m`` on paper, the identity, begins in each column when ``m`` there ends.
     """
     n = m.shape[-1]
+    if n == 0:  # half of a 1 x 1 matrix
+        return m
     row_number, column_number = jnp.arange(n)[:, None], jnp.arange(n)
 
-    def eliminate(k: Array, x: Array) -> Array:
-        column = jax.lax.dynamic_slice_in_dim(x, k, 1, axis=-1)
+    # The next column and row are handed on: read from x itself, they would make XLA copy it.
+    def eliminate(k: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        x, column, row = state
         pivot = jax.lax.dynamic_slice_in_dim(column, k, 1, axis=-2)
-        x = jnp.where(column_number == k, (row_number == k).astype(x.dtype), x)
-        row = jax.lax.dynamic_slice_in_dim(x, k, 1, axis=-2)
         own = jnp.where(row_number == k, 1 - jax.lax.rsqrt(pivot), 0)
-        return x - jnp.where(row_number > k, column / pivot, own) * row
+        multiple = jnp.where(row_number > k, column / pivot, own)
+        x = jnp.where(column_number == k, (row_number == k).astype(x.dtype), x)
+        x = x - multiple * jnp.where(column_number == k, 1, row)
+        column, row = (jax.lax.dynamic_slice_in_dim(x, k + 1, 1, axis=i) for i in (-1, -2))
+        return x, column, row
 
-    return jnp.where(row_number >= column_number, jax.lax.fori_loop(0, n, eliminate, m), 0)
+    x, _, _ = jax.lax.fori_loop(0, n, eliminate, (m, m[..., :, :1], m[..., :1, :]))
+    return jnp.where(row_number >= column_number, x, 0)

@@ -18,18 +18,16 @@ from __future__ import annotations
 
 from functools import cache
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rankjax.matrix import gram
+from rankjax.matrix import gram, top_eigenvalue
 from rankjax.matrix.decompose import matmul, transpose
 from rankjax.matrix.meshes import on_devices
 from rankjax.matrix.powers import SchattenPower
 from rankjax.matrix.spectral import Engine, First
 
-LANCZOS_STEPS = 24
 # A right factor with so many entries is multiplied in so many strips, on several devices.
 LARGE, STRIPS = 256 * 256, 4
 _CUSHION = (
@@ -124,54 +122,6 @@ def _roots(m: Array, low: float, tolerance: float) -> tuple[Array, Array, Array]
     return y, z, jnp.where(off < 0.9, 0, jnp.nan)
 
 
-def top_eigenvalue(m: Array) -> Array:
-    """The largest eigenvalue of positive semidefinite ``m``: Lanczos, a lower bound, ~1e-3."""
-    n = m.shape[-1]
-    count = min(LANCZOS_STEPS, n)
-    # Deterministic: the largest row (never orthogonal to the range) plus a fixed rough vector.
-    row = jnp.argmax(jnp.sum(m * m, axis=-1), axis=-1)
-    start = jnp.take_along_axis(m, row[..., None, None], axis=-2)[..., 0, :]
-    rough = jnp.asarray(np.random.default_rng(0).normal(size=n), m.dtype)
-    rough = matmul(m, jnp.broadcast_to(rough[:, None], (*m.shape[:-1], 1)))[..., 0]
-
-    def length(x: Array) -> Array:
-        return jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True))
-
-    def normal(x: Array, least: Array | float = 0.0) -> Array:
-        norm = length(x)
-        # not(<=): NaN goes through. What is left of an exhausted Krylov space is noise, not
-        # orthogonal to the basis, and must not be blown up to unit length.
-        kept = ~(norm <= least)
-        return jnp.where(kept, x / jnp.where(kept, norm, 1), 0)
-
-    tiny = 1000 * float(jnp.finfo(m.dtype).eps)
-    first = normal(normal(start) + normal(rough))
-    batch = m.shape[:-2]
-    basis = jnp.zeros((*batch, count + 1, n), m.dtype).at[..., 0, :].set(first)
-
-    def step(k: int, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        basis, image = state
-        w = matmul(m, basis[..., k, :, None])[..., 0]
-        image = image.at[..., k, :].set(w)
-        noise = tiny * length(w)
-        for _ in range(2):
-            inner = matmul(basis, w[..., None])
-            w = w - matmul(transpose(basis), inner)[..., 0]
-        return basis.at[..., k + 1, :].set(normal(w, noise)), image
-
-    basis, image = jax.lax.fori_loop(0, count, step, (basis, jnp.zeros_like(basis)))
-    basis, image = basis[..., :count, :], image[..., :count, :]
-    small = matmul(basis, transpose(image))
-    # The largest eigenvalue of a small symmetric matrix by repeated squaring: no LAPACK call.
-    for _ in range(9):
-        scale = jnp.max(jnp.abs(small), axis=(-2, -1), keepdims=True)
-        small = small / jnp.where(scale == 0, 1, scale)
-        small = matmul(small, small)
-    weights = matmul(small, jnp.ones((*batch, count, 1), m.dtype))
-    x = normal(matmul(transpose(basis), weights)[..., 0])
-    return jnp.sum(x * matmul(m, x[..., None])[..., 0], axis=-1)
-
-
 def _power_of_root(y: Array, exponent: Array, low: float) -> Array:
     """``y ** exponent`` for symmetric ``y`` with spectrum in [low, 1], by a Chebyshev polynomial.
 
@@ -212,12 +162,8 @@ def _first(
     unit = gram.safe_unit(a)
     a = a / unit[..., None, None]
     m = product(transpose(a), a)
-    top = jnp.sqrt(top_eigenvalue(m))
-    absolute = function.eps_mode == "absolute"
-    scale = jnp.maximum(top, eps / unit) if absolute else top
-    zero = scale == 0
-    scale = jnp.where(zero, 1, scale)
-    e = jnp.maximum(eps / (unit * scale) if absolute else eps, lowest)
+    top, scale, e = top_eigenvalue.units(function, m, unit, eps, lowest)
+    zero = top == 0
     a = a / scale[..., None, None]
     eye = _eye_like(m)
     wide = _CUSHION + e * e  # the upper end of the spectrum of m + e^2

@@ -1,14 +1,14 @@
 """The engine of rational functions: a sum of shifted inverses instead of eigenvectors.
 
 The gradient of the smoothed power is ``p A M^(p/2-1)``, ``M = A^T A + e^2 I``. On the interval of
-the spectrum the power is, to some 1e-4, a sum of a few inverses,
+the spectrum the power is, to some 5e-4, a square and a few inverses,
 
-    x^(p/2-1) = w_c + sum_k w_k(p) / (x + tau_k),
+    x^(p/2-1) = c_0(p) + c_1(p) x + c_2(p) x^2 + sum_k w_k(p) / (x + tau_k),
 
-with shifts ``tau_k`` in geometric progression that serve all ``p`` in (0, 2], and weights that are
-a polynomial of ``p`` (so ``p`` may be traced). The inverses are made of products (``inverses``).
-Like the Gram engine this one loses half of the digits when it squares ``A``, but nothing more: it
-is as exact on low rank as on any other spectrum.
+with shifts ``tau_k`` that serve all ``p`` in (0, 2], and weights that are a polynomial of ``p`` (so
+``p`` may be traced). The inverses are made of products (``inverses``). Like the Gram engine this
+one loses half of the digits when it squares ``A``, but nothing more: it is as exact on low rank as
+on any other spectrum.
 """
 
 from __future__ import annotations
@@ -22,81 +22,98 @@ from jax import Array
 from rankjax.matrix import gram
 from rankjax.matrix.decompose import matmul, transpose
 from rankjax.matrix.inverses import sum_of_inverses
-from rankjax.matrix.iterative import top_eigenvalue
 from rankjax.matrix.powers import SchattenPower
 from rankjax.matrix.spectral import Engine, First
+from rankjax.matrix.top_eigenvalue import units
 
 LEAST_EPS = 8e-3
-_SHIFTS = 6
+_LOW = (0.9 * LEAST_EPS) ** 2  # where the fit begins: a little below the least eps
+# In units of _LOW; benchmarks/rational_shifts.py finds them. The largest error of any p is 7e-4.
+_SHIFTS = (0.0, 1.736, 21.11, 213.1, 2201.0)
+_POWERS = 3  # 1, x and x^2
 _DEGREE = 24  # of the weights as polynomials of p
 
 
-@cache
-def _table() -> tuple[np.ndarray, np.ndarray]:
-    """Shifts ``(k,)``, and weights ``(degree + 1, k + 1)`` as Chebyshev series in ``p - 1``.
+def fit(p: float, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights ``(k + 3,)`` of the inverses and of ``1, x, x^2``, and the errors that are left.
 
-    Least squares of what the error of ``x^(p/2-1)`` does to the gradient, at many points of
-    ``[e^2 / (1 + e^2), 1]``, e a little below the least eps. At the end, where matrices of low
-    rank have all of their spectrum, it is all but exact.
+    Least squares of what the error of ``x^(p/2-1)`` does to the gradient, relative to it, at many
+    points of ``[e^2 / (1 + e^2), 1]``. At the end, where matrices of low rank have all of their
+    spectrum, it is all but exact.
     """
-    low = (0.9 * LEAST_EPS) ** 2
-    shifts = np.concatenate([[0], np.geomspace(1.7 * low, 1.1, _SHIFTS - 1)])
-    x = np.geomspace(low, 1, 600)[:, None]
-    basis = np.concatenate([1 / (x + shifts), np.ones_like(x)], axis=1)
-    singular_value = np.sqrt((x - low) / x)  # in units of the root of x
-    singular_value[-1] *= 100
+    x = np.geomspace(_LOW, 1, 600)[:, None]
+    basis = np.concatenate([1 / (x + shifts), x ** np.arange(_POWERS)], axis=1) * x ** (1 - p / 2)
+    singular_value = np.sqrt((x - _LOW) / x)  # in units of the root of x
+    strength = np.where(x == x[-1], 100, singular_value)
+    effect = basis * strength
+    size = np.linalg.norm(effect, axis=0)
+    weights = np.linalg.lstsq(effect / size, strength[:, 0], rcond=1e-11)[0] / size
+    return weights, (basis @ weights - 1) * singular_value[:, 0]
+
+
+@cache
+def _table() -> np.ndarray:
+    """Weights ``(degree + 1, k + 3)`` as Chebyshev series in ``p - 1``."""
     angles = (np.arange(_DEGREE + 1) + 0.5) * np.pi / (_DEGREE + 1)
-    values = []
-    for p in 1 + np.cos(angles):
-        effect = basis * x ** (1 - p / 2) * singular_value
-        size = np.linalg.norm(effect, axis=0)
-        values.append(np.linalg.lstsq(effect / size, singular_value[:, 0], rcond=1e-11)[0] / size)
+    values = [fit(p, _LOW * np.array(_SHIFTS))[0] for p in 1 + np.cos(angles)]
     transform = 2 / (_DEGREE + 1) * np.cos(np.arange(_DEGREE + 1)[:, None] * angles)
     transform[0] /= 2
-    return shifts, transform @ np.asarray(values)
+    return transform @ np.asarray(values)
 
 
 def weights(p: Array) -> Array:
-    """Weights of the inverses, and of the constant at the end, ``(..., k + 1)``."""
+    """Weights of the inverses, and of ``1, x, x^2`` at the end, ``(..., k + 3)``."""
     order = jnp.arange(_DEGREE + 1, dtype=p.dtype)
     angle = jnp.arccos(jnp.clip(p - 1, -1, 1))[..., None]
-    return jnp.cos(order * angle) @ jnp.asarray(_table()[1], p.dtype)
+    return jnp.cos(order * angle) @ jnp.asarray(_table(), p.dtype)
 
 
 def _first(function: SchattenPower, a: Array, p: Array, eps: Array) -> tuple[Array, First]:
     a, _, turned = gram.tall(a)
     a, unit, m = gram.gram_matrix(a)
-    top = jnp.sqrt(top_eigenvalue(m))
-    absolute = function.eps_mode == "absolute"
-    scale = jnp.maximum(top, eps / unit) if absolute else top
-    zero = scale == 0
-    scale = jnp.where(zero, 1, scale)
-    e = jnp.maximum(eps / (unit * scale) if absolute else eps, LEAST_EPS)
-    # In these units the spectrum of M ends at 1, and that of m at 1 - e^2.
+    top, scale, e = units(function, m, unit, eps, LEAST_EPS)
+    # In these units the spectrum of M = m + low I ends at 1.
     wide = 1 + e * e
+    low = e * e / wide
     m = m / (scale * scale * wide)[..., None, None]
-    low = (e * e / wide)[..., None]
-    shifts = low + jnp.asarray(_table()[0], a.dtype)
+    shifts = low[..., None] + jnp.asarray(_LOW * np.array(_SHIFTS), a.dtype)
     w = weights(p)
-    total, diagonals = sum_of_inverses(m, shifts, w[..., :-1])
+    w, (w0, w1, w2) = w[..., :-_POWERS], jnp.moveaxis(w[..., -_POWERS:], -1, 0)
+    total, diagonals = sum_of_inverses(m, shifts, w)
+    # The same polynomial in m instead of M.
+    c0, c1 = w0 + low * (w1 + low * w2), w1 + 2 * low * w2
+    square = matmul(m, m)
 
-    # tr m X_k; with it the zeros of the spectrum add nothing, whatever the error at e^2.
-    traces = jnp.sum(1 - jnp.moveaxis(shifts, -1, 0)[..., None] * diagonals, axis=-1)
-    parts = w[..., :-1] * jnp.moveaxis(traces, 0, -1) / shifts
-    squares = jnp.trace(m, axis1=-2, axis2=-1) * w[..., -1]
-    value = wide ** (p / 2) * (squares + jnp.sum(parts * (shifts - low), axis=-1))
-    by_eps = -p * wide ** ((p - 1) / 2) * jnp.sqrt(low[..., 0]) * jnp.sum(parts, axis=-1)
+    # Sums over the spectrum of x r(x) - low r(low), and of r(x) - r(low). From tr m X_k: with it
+    # the zeros of the spectrum add nothing, whatever the error at e^2.
+    traces = jnp.sum(1 - shifts[..., None] * diagonals, axis=-1)
+    parts = w * traces / shifts
+    first, second, third = (_inner(m, x) for x in (_eye_like(m), m, square))
+    slopes = c1 * first + w2 * second
+    values = c0 * first + c1 * second + w2 * third + low * slopes
+    values = values + jnp.sum(parts * (shifts - low[..., None]), axis=-1)
+    by_eps = p * wide ** ((p - 1) / 2) * jnp.sqrt(low) * (slopes - jnp.sum(parts, axis=-1))
 
-    x = total + w[..., -1, None, None] * jnp.eye(m.shape[-1], dtype=m.dtype)
+    c0, c1, c2 = (c[..., None, None] for c in (c0, c1, w2))
+    x = total + c0 * _eye_like(m) + c1 * m + c2 * square
     strength = p * wide ** (p / 2 - 1) / scale
     gradient = matmul(a, strength[..., None, None] * x)
+    zero = top == 0
     first = First(
-        jnp.where(zero, 0, value),
+        jnp.where(zero, 0, wide ** (p / 2) * values),
         transpose(gradient) if turned else gradient,
-        jnp.full_like(value, jnp.nan),  # by p: the engine ``for_p`` answers instead
+        jnp.full_like(top, jnp.nan),  # by p: the engine ``for_p`` answers instead
         jnp.where(zero, 0, by_eps),
     )
     return unit * scale, first
+
+
+def _eye_like(x: Array) -> Array:
+    return jnp.eye(x.shape[-1], dtype=x.dtype)
+
+
+def _inner(x: Array, y: Array) -> Array:
+    return jnp.sum(x * y, axis=(-2, -1))
 
 
 def _value(function: SchattenPower, a: Array, p: Array, eps: Array) -> tuple[Array, Array]:

@@ -44,7 +44,7 @@ def test_a_sum_of_inverses(n):
     np.testing.assert_allclose(
         total, np.einsum("bk,bkij->bij", weights, each), rtol=1e-9, atol=1e-9
     )
-    expected = np.diagonal(np.moveaxis(each, 1, 0), axis1=-2, axis2=-1)
+    expected = np.diagonal(each, axis1=-2, axis2=-1)
     np.testing.assert_allclose(diagonals, expected, rtol=1e-9)
 
 
