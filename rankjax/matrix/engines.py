@@ -5,7 +5,7 @@ method      how                                  smallest relative eps        co
 =========== ==================================== ============================ =================
 svd         one SVD                              any, 0 too (the hard form)   1
 gram        ``eigh`` of ``A^T A``                sqrt(machine eps)            0.6, less if tall
-rational    six shifted inverses of ``A^T A``    8e-3                         7 products
+rational    five shifted inverses of ``A^T A``    8e-3                         7 products
             by products only
 iterative   products only (Newton-Schulz)        3e-3 float32, 1e-5 float64   20 to 40 products
 =========== ==================================== ============================ =================

@@ -27,9 +27,9 @@ from rankjax.matrix.spectral import Engine, First
 from rankjax.matrix.top_eigenvalue import units
 
 LEAST_EPS = 8e-3
-_LOW = (0.9 * LEAST_EPS) ** 2  # where the fit begins: a little below the least eps
-# In units of _LOW; benchmarks/rational_shifts.py finds them. The largest error of any p is 7e-4.
-_SHIFTS = (0.0, 1.736, 21.11, 213.1, 2201.0)
+LOW = (0.9 * LEAST_EPS) ** 2  # where the fit begins: a little below the least eps
+# In units of LOW; benchmarks/rational_shifts.py finds them. The largest error of any p is 7e-4.
+SHIFTS = (0.0, 1.736, 21.11, 213.1, 2201.0)
 _POWERS = 3  # 1, x and x^2
 _DEGREE = 24  # of the weights as polynomials of p
 
@@ -41,9 +41,9 @@ def fit(p: float, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     points of ``[e^2 / (1 + e^2), 1]``. At the end, where matrices of low rank have all of their
     spectrum, it is all but exact.
     """
-    x = np.geomspace(_LOW, 1, 600)[:, None]
+    x = np.geomspace(LOW, 1, 600)[:, None]
     basis = np.concatenate([1 / (x + shifts), x ** np.arange(_POWERS)], axis=1) * x ** (1 - p / 2)
-    singular_value = np.sqrt((x - _LOW) / x)  # in units of the root of x
+    singular_value = np.sqrt((x - LOW) / x)  # in units of the root of x
     strength = np.where(x == x[-1], 100, singular_value)
     effect = basis * strength
     size = np.linalg.norm(effect, axis=0)
@@ -55,7 +55,7 @@ def fit(p: float, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _table() -> np.ndarray:
     """Weights ``(degree + 1, k + 3)`` as Chebyshev series in ``p - 1``."""
     angles = (np.arange(_DEGREE + 1) + 0.5) * np.pi / (_DEGREE + 1)
-    values = [fit(p, _LOW * np.array(_SHIFTS))[0] for p in 1 + np.cos(angles)]
+    values = [fit(p, LOW * np.array(SHIFTS))[0] for p in 1 + np.cos(angles)]
     transform = 2 / (_DEGREE + 1) * np.cos(np.arange(_DEGREE + 1)[:, None] * angles)
     transform[0] /= 2
     return transform @ np.asarray(values)
@@ -76,7 +76,7 @@ def _first(function: SchattenPower, a: Array, p: Array, eps: Array) -> tuple[Arr
     wide = 1 + e * e
     low = e * e / wide
     m = m / (scale * scale * wide)[..., None, None]
-    shifts = low[..., None] + jnp.asarray(_LOW * np.array(_SHIFTS), a.dtype)
+    shifts = low[..., None] + jnp.asarray(LOW * np.array(SHIFTS), a.dtype)
     w = weights(p)
     w, (w0, w1, w2) = w[..., :-_POWERS], jnp.moveaxis(w[..., -_POWERS:], -1, 0)
     total, diagonals = sum_of_inverses(m, shifts, w)

@@ -9,6 +9,7 @@ import pytest
 from matrices import with_spectrum
 
 import rankjax.matrix as rm
+from rankjax.matrix import rational
 from rankjax.matrix.inverses import sum_of_inverses
 
 K = 80
@@ -66,6 +67,17 @@ def test_the_gradient_is_within_a_thousandth_in_float32(name, p):
         found = value_and_grad(a.astype(jnp.float32), p, eps, "rational", eps_mode)
         assert error(found[1], expected[1]) <= 1e-3
         np.testing.assert_allclose(found[0], expected[0], rtol=2e-3)
+
+
+@pytest.mark.parametrize("p", [0.05, 0.3, 0.5, 0.77, 1.0, 1.3, 1.6, 1.95])
+def test_the_weights_interpolate_the_fit_in_p(p):
+    shifts = rational.LOW * np.array(rational.SHIFTS)
+    weights, error = rational.fit(p, shifts)
+    assert np.max(np.abs(error)) <= 7.5e-4
+    x = np.geomspace(rational.LOW, 1, 300)[:, None]
+    basis = np.concatenate([1 / (x + shifts), x ** np.arange(3)], axis=1) * x ** (1 - p / 2)
+    found = np.asarray(rational.weights(jnp.asarray(p)))
+    np.testing.assert_allclose(basis @ found, basis @ weights, atol=2e-5)
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 1.0, 1.9])
