@@ -107,6 +107,13 @@ def kept(refresh, between):
     return Setting(inside=decay(refresh=refresh, between=between), period=refresh)
 
 
+def at_last(transformation, every, **options):
+    def last(structure):
+        return transformation(structure, 1e-3 * WEIGHT, p=P, every=every, **options)
+
+    return Setting(last=last, period=every, acts_at=every - 1)
+
+
 def bound(structure, params):
     known = Sample.of_size(60000, radius=28.0)
     return rank_sparse_penalty(structure, params, known, p=P, eps=EPS, weight=WEIGHT)
@@ -126,21 +133,9 @@ SETTINGS = {
     **{f"warm refresh={k}": kept(k, "warm") for k in (10, 20, 50)},
     **{f"stale refresh={k}": kept(k, "stale") for k in (20, 100)},
     **{
-        f"flow every={k}": Setting(
-            last=lambda s, k=k: apply_schatten_flow(s, 1e-3 * WEIGHT, p=P, eps=EPS, every=k),
-            period=k,
-            acts_at=k - 1,
-        )
-        for k in (20, 50, 100, 200, 500)
+        f"flow every={k}": at_last(apply_schatten_flow, k, eps=EPS) for k in (20, 50, 100, 200, 500)
     },
-    **{
-        f"proximal every={k}": Setting(
-            last=lambda s, k=k: proximal_schatten(s, 1e-3 * WEIGHT, p=P, every=k),
-            period=k,
-            acts_at=k - 1,
-        )
-        for k in (100, 500)
-    },
+    **{f"proximal every={k}": at_last(proximal_schatten, k) for k in (100, 500)},
 }
 
 

@@ -5,15 +5,16 @@ method      how                                  smallest relative eps        co
 =========== ==================================== ============================ =================
 svd         one SVD                              any, 0 too (the hard form)   1
 gram        ``eigh`` of ``A^T A``                sqrt(machine eps)            0.6, less if tall
-rational    five shifted inverses of ``A^T A``    8e-3                         7 products
+rational    five shifted inverses of ``A^T A``   8e-3                         7 products
             by products only
 iterative   products only (Newton-Schulz)        3e-3 float32, 1e-5 float64   20 to 40 products
 =========== ==================================== ============================ =================
 
 A smaller eps is raised; second derivatives of ``rational`` and ``iterative`` and derivatives by
 ``p`` are those of ``gram``. Gradient error in float32 against float64 at eps = 1e-2: svd 1e-6,
-gram 1e-5 to 2e-3 (steep spectra), rational 1e-5 (low rank) to 1e-3 from p = 1/2 on, its value 1e-4
-(1e-3 at larger eps), iterative 2e-5 (p = 1) to 1e-3 (p = 1/2).
+gram 1e-5 to 2e-3 (steep spectra), rational 1e-5 (low rank) to 1e-3 from p = 1/2 on, its value 3e-4
+(1e-3 at larger eps, 7e-3 where all singular values are in one bad place), iterative 2e-5 (p = 1)
+to 1e-3 (p = 1/2).
 
 ``auto`` (figures: ``docs/schatten.md``):
 

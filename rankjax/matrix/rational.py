@@ -88,14 +88,15 @@ def _first(function: SchattenPower, a: Array, p: Array, eps: Array) -> tuple[Arr
     # the zeros of the spectrum add nothing, whatever the error at e^2.
     traces = jnp.sum(1 - shifts[..., None] * diagonals, axis=-1)
     parts = w * traces / shifts
-    first, second, third = (_inner(m, x) for x in (_eye_like(m), m, square))
+    first = jnp.trace(m, axis1=-2, axis2=-1)
+    second, third = (jnp.sum(m * x, axis=(-2, -1)) for x in (m, square))
     slopes = c1 * first + w2 * second
     values = c0 * first + c1 * second + w2 * third + low * slopes
     values = values + jnp.sum(parts * (shifts - low[..., None]), axis=-1)
     by_eps = p * wide ** ((p - 1) / 2) * jnp.sqrt(low) * (slopes - jnp.sum(parts, axis=-1))
 
     c0, c1, c2 = (c[..., None, None] for c in (c0, c1, w2))
-    x = total + c0 * _eye_like(m) + c1 * m + c2 * square
+    x = total + c0 * jnp.eye(m.shape[-1], dtype=m.dtype) + c1 * m + c2 * square
     strength = p * wide ** (p / 2 - 1) / scale
     gradient = matmul(a, strength[..., None, None] * x)
     zero = top == 0
@@ -106,14 +107,6 @@ def _first(function: SchattenPower, a: Array, p: Array, eps: Array) -> tuple[Arr
         jnp.where(zero, 0, by_eps),
     )
     return unit * scale, first
-
-
-def _eye_like(x: Array) -> Array:
-    return jnp.eye(x.shape[-1], dtype=x.dtype)
-
-
-def _inner(x: Array, y: Array) -> Array:
-    return jnp.sum(x * y, axis=(-2, -1))
 
 
 def _value(function: SchattenPower, a: Array, p: Array, eps: Array) -> tuple[Array, Array]:
