@@ -108,55 +108,68 @@ _tangent_p = Primitive("rankjax_spectral_tangent")
 
 def _tangent_at(h: Scalar, factors: SVD, a: Array, args: Arguments, da: Array) -> Array:
     """``T(a)[da]``; the batch of ``da`` is that of the result."""
-    return _tangent_p.bind(*factors, a, da, *args, h=h)
+    return _tangent_p.bind(*factors, a, da, *args, h=h, each=0)
 
 
-def _tangent_impl(u, s, vt, a, da, *args, h):
-    del a
-    return map_tangent(SVD(u, s, vt), tables(h, s, args), da)
+# ``each``: so many leading axes are of all operands, of the parameters too, and are mapped over.
+def _mapped(function, each: int):
+    for _ in range(each):
+        function = jax.vmap(function)
+    return function
 
 
-def _tangent_abstract(u, s, vt, a, da, *args, h):
-    del u, s, vt, a, args, h
+def _tangent_impl(*operands, h, each):
+    def tangent(u, s, vt, a, da, *args):
+        del a
+        return map_tangent(SVD(u, s, vt), tables(h, s, args), da)
+
+    return _mapped(tangent, each)(*operands)
+
+
+def _tangent_abstract(u, s, vt, a, da, *args, h, each):
+    del u, s, vt, a, args, h, each
     return da.update(weak_type=False)
 
 
-def _tangent_jvp(primals, tangents, *, h):
+def _tangent_jvp(primals, tangents, *, h, each):
     u, s, vt, a, e, *args = primals
     da, de, *dargs = tangents[3:]
-    value = _tangent_p.bind(*primals, h=h)
+    value = _tangent_p.bind(*primals, h=h, each=each)
     tangent = jnp.zeros_like(value)
     if type(de) is not ad.Zero:
-        tangent = tangent + _tangent_p.bind(u, s, vt, a, de, *args, h=h)
+        tangent = tangent + _tangent_p.bind(u, s, vt, a, de, *args, h=h, each=each)
     if type(da) is not ad.Zero:
+
+        def second(factors, e, da, *args):
+            return second_tangent(h, factors, args, e, da)
+
         factors = _last(SVD(u, s, vt), a)
-        tangent = tangent + second_tangent(h, factors, tuple(args), e, da)
+        tangent = tangent + _mapped(second, each)(factors, e, da, *args)
     for i, darg in enumerate(dargs):
         if type(darg) is not ad.Zero:
-            partial_ = _tangent_p.bind(u, s, vt, a, e, *args, h=Partial(h, i))
-            tangent = tangent + partial_ * darg
+            partial_ = _tangent_p.bind(u, s, vt, a, e, *args, h=Partial(h, i), each=each)
+            tangent = tangent + partial_ * darg.reshape(darg.shape + (1,) * (e.ndim - each))
     return value, tangent
 
 
-def _tangent_transpose(cotangent, u, s, vt, a, da, *args, h):
+def _tangent_transpose(cotangent, u, s, vt, a, da, *args, h, each):
     del da
     if type(cotangent) is not ad.Zero:
-        cotangent = _tangent_p.bind(u, s, vt, a, cotangent, *args, h=h)
+        cotangent = _tangent_p.bind(u, s, vt, a, cotangent, *args, h=h, each=each)
     return [None, None, None, None, cotangent, *[None] * len(args)]
 
 
-def _tangent_batch(operands, axes, *, h):
+def _tangent_batch(operands, axes, *, h, each):
     size = next(x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None)
-    matrices = [
+    moved = [
         x[None] if axis is None else jnp.moveaxis(x, axis, 0)
-        for x, axis in zip(operands[:5], axes[:5], strict=True)
+        for x, axis in zip(operands, axes, strict=True)
     ]
-    matrices[4] = jnp.broadcast_to(matrices[4], (size, *matrices[4].shape[1:]))
-    if all(axis is None for axis in axes[5:]):
-        return _tangent_p.bind(*matrices, *operands[5:], h=h), 0
-    # The parameters vary: one member at a time, for a batch shares them.
-    full = [jnp.broadcast_to(x, (size, *x.shape[1:])) for x in (*matrices, *operands[5:])]
-    return jax.lax.map(lambda each: _tangent_p.bind(*each, h=h), tuple(full)), 0
+    moved[4] = jnp.broadcast_to(moved[4], (size, *moved[4].shape[1:]))
+    if each == 0 and all(axis is None for axis in axes[5:]):
+        return _tangent_p.bind(*moved[:5], *operands[5:], h=h, each=0), 0
+    full = [jnp.broadcast_to(x, (size, *x.shape[1:])) for x in moved]
+    return _tangent_p.bind(*full, h=h, each=each + 1), 0
 
 
 _tangent_p.def_impl(_tangent_impl)
