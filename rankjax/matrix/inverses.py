@@ -26,6 +26,8 @@ _BASE = 32
 # Entries of the inverses that are made at a time: more are a tenth faster, and take memory.
 _AT_ONCE = 4 * 1024 * 1024
 
+Blocks = tuple[Array, Array, Array]  # A, B and D
+
 
 def sum_of_inverses(m: Array, shifts: Array, weights: Array) -> tuple[Array, Array]:
     """``sum_k weights_k (m + shifts_k I)^-1``, and the diagonal of each inverse.
@@ -46,13 +48,12 @@ def sum_of_inverses(m: Array, shifts: Array, weights: Array) -> tuple[Array, Arr
     def cut(x: Array) -> Array:
         return jnp.moveaxis(x.reshape(*x.shape[:-1], count // width, width), -2, 0)
 
-    def some(total: list[Array], given: tuple[Array, Array]) -> tuple[list[Array], Array]:
+    def some(total: Blocks, given: tuple[Array, Array]) -> tuple[Blocks, Array]:
         added, diagonals = _sum_of_blocks(*blocks, *given)
-        return [x + y for x, y in zip(total, added, strict=True)], diagonals
+        return jax.tree.map(jnp.add, total, added), diagonals
 
-    zeros = [jnp.zeros_like(x) for x in blocks]
-    total, diagonals = jax.lax.scan(some, zeros, (cut(shifts), cut(weights)))
-    above, beside, below = total
+    zeros = jax.tree.map(jnp.zeros_like, blocks)
+    (above, beside, below), diagonals = jax.lax.scan(some, zeros, (cut(shifts), cut(weights)))
     diagonals = jnp.moveaxis(diagonals, 0, -3)
     diagonals = diagonals.reshape(*shifts.shape, m.shape[-1])
     return _joined(above, transpose(beside), beside, below), diagonals
@@ -60,7 +61,7 @@ def sum_of_inverses(m: Array, shifts: Array, weights: Array) -> tuple[Array, Arr
 
 def _sum_of_blocks(
     a: Array, b: Array, d: Array, shifts: Array, weights: Array
-) -> tuple[list[Array], Array]:
+) -> tuple[Blocks, Array]:
     """The first halving for all shifts ``(..., k)``: sums of the blocks, and the diagonals."""
     h, rest = a.shape[-1], d.shape[-1]
     batch, count = a.shape[:-2], shifts.shape[-1]
@@ -82,10 +83,10 @@ def _sum_of_blocks(
     weighted = (weights[..., None, None] * x).reshape(flat)
     # Y^T X, not its transpose: then X^T and X, rounded, still cancel in a product with m.
     above = sum_of(inverse) + matmul(transpose(y.reshape(flat)), weighted)
-    return [above, -sum_of(x), sum_of(schur)], diagonals
+    return (above, -sum_of(x), sum_of(schur)), diagonals
 
 
-def _halves(m: Array) -> tuple[Array, Array, Array]:
+def _halves(m: Array) -> Blocks:
     h = m.shape[-1] // 2
     return m[..., :h, :h], m[..., h:, :h], m[..., h:, h:]
 

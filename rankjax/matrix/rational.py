@@ -28,8 +28,8 @@ from rankjax.matrix.top_eigenvalue import units
 
 LEAST_EPS = 8e-3
 LOW = (0.9 * LEAST_EPS) ** 2  # where the fit begins: a little below the least eps
-# In units of LOW; benchmarks/rational_shifts.py finds them. The largest error of any p is 7e-4.
-SHIFTS = (0.0, 1.736, 21.11, 213.1, 2201.0)
+# Found by benchmarks/rational_shifts.py. The largest error of any p is 7e-4.
+SHIFTS = LOW * np.array([0, 1.736, 21.11, 213.1, 2201])
 _POWERS = 3  # 1, x and x^2
 _DEGREE = 24  # of the weights as polynomials of p
 
@@ -55,7 +55,7 @@ def fit(p: float, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _table() -> np.ndarray:
     """Weights ``(degree + 1, k + 3)`` as Chebyshev series in ``p - 1``."""
     angles = (np.arange(_DEGREE + 1) + 0.5) * np.pi / (_DEGREE + 1)
-    values = [fit(p, LOW * np.array(SHIFTS))[0] for p in 1 + np.cos(angles)]
+    values = [fit(p, SHIFTS)[0] for p in 1 + np.cos(angles)]
     transform = 2 / (_DEGREE + 1) * np.cos(np.arange(_DEGREE + 1)[:, None] * angles)
     transform[0] /= 2
     return transform @ np.asarray(values)
@@ -76,26 +76,26 @@ def _first(function: SchattenPower, a: Array, p: Array, eps: Array) -> tuple[Arr
     wide = 1 + e * e
     low = e * e / wide
     m = m / (scale * scale * wide)[..., None, None]
-    shifts = low[..., None] + jnp.asarray(LOW * np.array(SHIFTS), a.dtype)
+    shifts = low[..., None] + jnp.asarray(SHIFTS, a.dtype)
     w = weights(p)
-    w, (w0, w1, w2) = w[..., :-_POWERS], jnp.moveaxis(w[..., -_POWERS:], -1, 0)
+    w, (c0, c1, c2) = w[..., :-_POWERS], jnp.moveaxis(w[..., -_POWERS:], -1, 0)
     total, diagonals = sum_of_inverses(m, shifts, w)
     # The same polynomial in m instead of M.
-    c0, c1 = w0 + low * (w1 + low * w2), w1 + 2 * low * w2
+    c0, c1 = c0 + low * (c1 + low * c2), c1 + 2 * low * c2
     square = matmul(m, m)
 
     # Sums over the spectrum of x r(x) - low r(low), and of r(x) - r(low). From tr m X_k: with it
     # the zeros of the spectrum add nothing, whatever the error at e^2.
     traces = jnp.sum(1 - shifts[..., None] * diagonals, axis=-1)
     parts = w * traces / shifts
-    first = jnp.trace(m, axis1=-2, axis2=-1)
-    second, third = (jnp.sum(m * x, axis=(-2, -1)) for x in (m, square))
-    slopes = c1 * first + w2 * second
-    values = c0 * first + c1 * second + w2 * third + low * slopes
+    trace1 = jnp.trace(m, axis1=-2, axis2=-1)
+    trace2, trace3 = (jnp.sum(m * x, axis=(-2, -1)) for x in (m, square))
+    slopes = c1 * trace1 + c2 * trace2
+    values = c0 * trace1 + c1 * trace2 + c2 * trace3 + low * slopes
     values = values + jnp.sum(parts * (shifts - low[..., None]), axis=-1)
     by_eps = p * wide ** ((p - 1) / 2) * jnp.sqrt(low) * (slopes - jnp.sum(parts, axis=-1))
 
-    c0, c1, c2 = (c[..., None, None] for c in (c0, c1, w2))
+    c0, c1, c2 = (c[..., None, None] for c in (c0, c1, c2))
     x = total + c0 * jnp.eye(m.shape[-1], dtype=m.dtype) + c1 * m + c2 * square
     strength = p * wide ** (p / 2 - 1) / scale
     gradient = matmul(a, strength[..., None, None] * x)
