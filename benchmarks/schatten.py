@@ -1,13 +1,14 @@
 """Value and gradient of a Schatten power: every engine against plain SVD autodiff.
 
-    python benchmarks/schatten.py [--quick] [--case NAME ...] [--float64] [--p 0.5 1] [--eps 0.01]
+    python benchmarks/schatten.py [--quick] [--case NAME ...] [--engine NAME ...] [--p 0.5 1]
+                                  [--spectrum NAME ...] [--eps 0.01] [--float64]
 
-Prints one Markdown row a case and engine: compile time, median and spread (quartiles) of the run
-time, ratio of the medians to plain ``jnp.linalg.svd`` autodiff *of the same smoothed function in
-the same process, measured in turns*, relative error of the gradient and of the value against NumPy
-in float64, peak memory of the compiled program (arguments, results, temporaries). ``matfree`` is
-the value alone, by stochastic Lanczos quadrature, with its standard error; ``torch`` the same
-autodiff by ``torch.linalg``. Larger cases run only where a GPU is present.
+Prints one Markdown row a case and engine: compile time (once a case and p), median and spread
+(quartiles) of the run time, ratio of the medians to plain ``jnp.linalg.svd`` autodiff *of the same
+smoothed function in the same process, measured in turns*, relative error of the gradient and of the
+value against float64, peak memory of the compiled program (arguments, results, temporaries).
+``matfree`` is the value alone, by stochastic Lanczos quadrature, with its standard error; ``torch``
+the same autodiff by ``torch.linalg``. Larger cases run only where a GPU is present.
 """
 
 from __future__ import annotations
@@ -38,12 +39,14 @@ CASES = {
 }
 GPU_CASES = {"4096": (4096, 4096)}
 QUICK = ("128", "512", "tall", "batch")
-SLQ = "matfree (value)"
-REST, IN_A_ROW = 0.1, 3  # seconds, calls
 SPECTRA = ("gauss", "rank8", "decay")
+PLAIN, WARM, TORCH, SLQ = "plain svd", "warm step", "torch svd", "matfree (value)"
+METHODS = ("auto", "svd", "gram", "rational", "iterative")
+ENGINES = (*METHODS, WARM, TORCH, SLQ)
+REST, IN_A_ROW = 0.1, 3  # seconds, calls: on CPU
 
 
-def make(spectrum, shape, dtype):
+def make(spectrum, shape):
     """A matrix (or a batch of different ones) with the named spectrum, largest value about 1."""
     rng = np.random.default_rng(0)
     *batch, m, n = shape
@@ -52,19 +55,29 @@ def make(spectrum, shape, dtype):
         k = min(m, n)
         index = np.arange(1, k + 1)
         sigma = (index <= 8) * 1.0 if spectrum == "rank8" else index**-2.0
-        u = np.linalg.qr(rng.normal(size=(*batch, m, k)))[0]
-        v = np.linalg.qr(rng.normal(size=(*batch, n, k)))[0]
-        a = u * sigma @ np.swapaxes(v, -1, -2)
-    return jnp.asarray(a, dtype)
+        with jax.enable_x64(True):
+            u, v = (jnp.linalg.qr(rng.normal(size=(*batch, i, k)))[0] for i in (m, n))
+            a = np.asarray((u * sigma) @ jnp.swapaxes(v, -1, -2))
+    return a
 
 
-def reference(a, p, eps):
-    """Value and gradient in float64, from the definition."""
-    x = np.asarray(a, np.float64)
-    u, s, vt = np.linalg.svd(x, full_matrices=False)
-    e = eps * s[..., :1]
-    value = np.sum((s * s + e * e) ** (p / 2) - e**p)
-    return value, (u * (p * s * (s * s + e * e) ** (p / 2 - 1))[..., None, :]) @ vt
+def decomposed(a):
+    """``A^T A`` in float64, and there: half of those digits are ten times more than are asked."""
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.asarray(a, np.float64))
+        eigenvalues, v = jnp.linalg.eigh(jnp.swapaxes(x, -1, -2) @ x)
+        return x, jnp.maximum(eigenvalues, 0), v
+
+
+def reference(decomposition, p, eps):
+    """Value and gradient from the definition, in float64."""
+    with jax.enable_x64(True):
+        x, eigenvalues, v = decomposition
+        square = eps**2 * eigenvalues[..., -1:]
+        value = jnp.sum((eigenvalues + square) ** (p / 2) - square ** (p / 2))
+        q = p * (eigenvalues + square) ** (p / 2 - 1)
+        gradient = x @ ((v * q[..., None, :]) @ jnp.swapaxes(v, -1, -2))
+        return float(value), np.asarray(gradient)
 
 
 def plain(a, p, eps):
@@ -78,24 +91,32 @@ def power(a, p, eps, method):
     return jnp.sum(rm.schatten_power(a, p=p, eps=eps, method=method))
 
 
-def candidates(a, p, eps):
-    """Name -> compiled function without arguments, compile seconds, temporary bytes."""
-    functions = {"plain svd": jax.value_and_grad(partial(plain, p=p, eps=eps))}
-    for method in ("auto", "svd", "gram", "rational", "iterative"):
+def candidates(a, p, eps, chosen):
+    """Name -> compiled function of the matrix and a warm state, compile seconds, bytes."""
+    functions = {PLAIN: jax.value_and_grad(partial(plain, p=p, eps=eps))}
+    for method in METHODS:
         functions[method] = jax.value_and_grad(partial(power, p=p, eps=eps, method=method))
-    # Refreshed before a drift of 1e-3 (relative): what a step of training looks like.
+    functions = {name: lambda x, _, f=function: f(x) for name, function in functions.items()}
+    functions[WARM] = lambda x, state: rm.warm.step(x, state, p=p, eps=eps)[:2]
+    state = warm_state(a)
+    compiled = {}
+    for name, function in functions.items():
+        if name == PLAIN or name in chosen:
+            start = time.perf_counter()
+            program = jax.jit(function).lower(a, state).compile()
+            compiled[name] = (program, time.perf_counter() - start, peak(program))
+    for name, candidate in ((TORCH, torch_candidate), (SLQ, matfree_candidate)):
+        if name in chosen and (found := candidate(a, p, eps)) is not None:
+            compiled[name] = found
+    return compiled
+
+
+def warm_state(a):
+    """Refreshed before a drift of 1e-3 (relative): what a step of training looks like."""
     noise = np.random.default_rng(1).normal(size=a.shape)
     scale = np.linalg.norm(a, axis=(-2, -1), keepdims=True)
     scale = 1e-3 * scale / np.linalg.norm(noise, axis=(-2, -1), keepdims=True)
-    state = rm.warm.refresh(a - jnp.asarray(scale * noise, a.dtype))
-    functions["warm step"] = lambda x: rm.warm.step(x, state, p=p, eps=eps)[:2]
-    compiled = {}
-    for name, function in functions.items():
-        start = time.perf_counter()
-        program = jax.jit(function).lower(a).compile()
-        seconds = time.perf_counter() - start
-        compiled[name] = (program, seconds, peak(program))
-    return compiled
+    return rm.warm.refresh(a - jnp.asarray(scale * noise, a.dtype))
 
 
 def peak(program):
@@ -122,54 +143,51 @@ def matfree_candidate(a, p, eps):
 
     start = time.perf_counter()
     program = jax.jit(partial(total, key=jax.random.key(0))).lower(a).compile()
-    return program, time.perf_counter() - start, peak(program)
+    seconds = time.perf_counter() - start
+    return lambda x, _: program(x), seconds, peak(program)
 
 
 def torch_candidate(a, p, eps):
-    """The same by torch autodiff, or None where torch is not installed.
-
-    On a GPU where both have one: the transfer of the result is then not in the time of torch.
-    """
+    """The same by torch autodiff, on the device of JAX; or None where torch is not installed."""
     if importlib.util.find_spec("torch") is None:
         return None
     import torch
 
-    cuda = jax.default_backend() == "gpu" and torch.cuda.is_available()
-    x = torch.tensor(np.asarray(a), requires_grad=True, device="cuda" if cuda else "cpu")
-
-    def run(_):
-        x.grad = None
+    def run(a, _):
+        x = torch.from_dlpack(a).clone().requires_grad_()
         s = torch.linalg.svdvals(x)
         e = eps * s[..., :1].detach()
         value = ((s * s + e * e) ** (p / 2) - e**p).sum()
         value.backward()
-        if cuda:
+        if x.is_cuda:
             torch.cuda.synchronize()
         return value.detach(), x.grad
 
-    return run
+    return run, 0.0, None
 
 
-def measure(programs, a, repeats, budget):
+def measure(programs, arguments, repeats, budget):
     """Seconds of every program, measured in turns so that a disturbance hits all.
 
-    LAPACK threads go on spinning for a while after a call and slow whatever comes next, so each
-    program begins when they are at rest, with one call that is not timed; what it does to itself
-    that way is in its own time.
+    LAPACK threads go on spinning for a while after a call and slow whatever comes next, so on CPU
+    each program begins when they are at rest, with one call that is not timed; what it does to
+    itself that way is in its own time.
     """
     times = {name: [] for name in programs}
     for program in programs.values():
-        jax.block_until_ready(program(a))
+        jax.block_until_ready(program(*arguments))
+    on_cpu = jax.default_backend() == "cpu"
     start = time.perf_counter()
-    for _ in range(repeats):
+    for turn in range(repeats):
         for name, program in programs.items():
-            time.sleep(REST)
-            jax.block_until_ready(program(a))
-            for _ in range(IN_A_ROW):
+            if on_cpu:
+                time.sleep(REST)
+                jax.block_until_ready(program(*arguments))
+            for _ in range(IN_A_ROW if on_cpu else 1):
                 begin = time.perf_counter()
-                jax.block_until_ready(program(a))
+                jax.block_until_ready(program(*arguments))
                 times[name].append(time.perf_counter() - begin)
-        if time.perf_counter() - start > budget and len(times[name]) >= 9:
+        if turn >= 2 and time.perf_counter() - start > budget:
             break
     return times
 
@@ -196,6 +214,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few cases, the Gaussian spectrum")
     parser.add_argument("--case", nargs="+", choices=[*CASES, *GPU_CASES])
+    parser.add_argument("--engine", nargs="+", choices=ENGINES, default=ENGINES)
     parser.add_argument("--spectrum", nargs="+", choices=SPECTRA)
     parser.add_argument("--p", nargs="+", type=float, default=[0.5, 1.0])
     parser.add_argument("--eps", type=float, default=0.01)
@@ -213,37 +232,40 @@ def main():
             print(f"{package} is not installed: its rows are left out.")
     header(jnp.dtype(dtype).name)
     for name in names:
-        for spectrum in spectra:
-            a = make(spectrum, CASES.get(name) or GPU_CASES[name], dtype)
-            for p in options.p:
-                value, gradient = reference(a, p, options.eps)
-                compiled = candidates(a, p, options.eps)
-                programs = {key: program for key, (program, _, _) in compiled.items()}
-                if (torch_run := torch_candidate(a, p, options.eps)) is not None:
-                    programs["torch svd"] = torch_run
-                    compiled["torch svd"] = (torch_run, 0.0, None)
-                if (estimate := matfree_candidate(a, p, options.eps)) is not None:
-                    programs[SLQ] = estimate[0]
-                    compiled[SLQ] = estimate
-                times = measure(programs, a, options.repeats, options.budget)
-                base = statistics.median(times["plain svd"])
+        shape = CASES.get(name) or GPU_CASES[name]
+        matrices = {x: jnp.asarray(make(x, shape), dtype) for x in spectra}
+        exact = {x: decomposed(a) for x, a in matrices.items()}
+        for p in options.p:
+            compiled = candidates(matrices[spectra[0]], p, options.eps, options.engine)
+            programs = {key: program for key, (program, _, _) in compiled.items()}
+            for spectrum, a in matrices.items():
+                state = warm_state(a)
+                times = measure(programs, (a, state), options.repeats, options.budget)
+                expected = reference(exact[spectrum], p, options.eps)
                 for key, program in programs.items():
-                    found, slope = (to_numpy(x) for x in program(a))
-                    off = f"{abs(found.sum() / value - 1):.0e}"
-                    if key == SLQ:
-                        error, off = "none", f"{off} (standard error {slope / value:.0e})"
-                    else:
-                        error = np.linalg.norm(slope - gradient) / np.linalg.norm(gradient)
-                        error = f"{error:.0e}"
-                    seconds, size = compiled[key][1:]
-                    size = "unknown" if size is None else f"{size / 2**20:.1f}"
-                    low, mid, high = np.quantile(times[key], [0.25, 0.5, 0.75]) * 1e3
-                    print(
-                        f"| {name} | {spectrum} | {p:g} | {key} | {seconds:.1f} "
-                        f"| {mid:.2f} | {low:.2f}-{high:.2f} | {base * 1e3 / mid:.2f} "
-                        f"| {error} | {off} | {size} |",
-                        flush=True,
-                    )
+                    accuracy = errors(key, program(a, state), *expected)
+                    row(f"{name} | {spectrum} | {p:g} | {key}", times, compiled[key], accuracy)
+
+
+def errors(name, result, value, gradient):
+    """Of the gradient and of the value, relative, as texts."""
+    found, slope = (to_numpy(x) for x in result)
+    off = f"{abs(found.sum() / value - 1):.0e}"
+    if name == SLQ:
+        return "none", f"{off} (standard error {np.linalg.norm(slope) / value:.0e})"
+    return f"{np.linalg.norm(slope - gradient) / np.linalg.norm(gradient):.0e}", off
+
+
+def row(label, times, compiled, accuracy):
+    _, seconds, size = compiled
+    base = statistics.median(times[PLAIN])
+    low, mid, high = np.quantile(times[label.split(" | ")[-1]], [0.25, 0.5, 0.75])
+    size = "unknown" if size is None else f"{size / 2**20:.1f}"
+    print(
+        f"| {label} | {seconds:.1f} | {mid * 1e3:.2f} | {low * 1e3:.2f}-{high * 1e3:.2f} "
+        f"| {base / mid:.2f} | {' | '.join(accuracy)} | {size} |",
+        flush=True,
+    )
 
 
 def to_numpy(x):

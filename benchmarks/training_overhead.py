@@ -312,10 +312,10 @@ def case_rows(name, programs, console):
         rows.append(row)
         table.add_row(
             key,
-            f"{row['ms_between']:.1f}",
-            f"{row['ms_acting']:.1f}",
-            f"{low:.1f}-{high:.1f}",
-            f"{row['ms_amortised']:.1f}",
+            f"{row['ms_between']:.2f}",
+            f"{row['ms_acting']:.2f}",
+            f"{low:.2f}-{high:.2f}",
+            f"{row['ms_amortised']:.2f}",
             f"{row['ratio']:.2f}",
             f"{row['compile_seconds']:.1f}",
             f"{row['memory_ratio']:.2f}",

@@ -193,6 +193,23 @@ def eigvalsh(a: Array) -> Array:
     return _eigvalsh(a)
 
 
+def _inverse_root(a: Array) -> Array:
+    root = jax.lax.linalg.cholesky(a, symmetrize_input=False)
+    eye = jnp.eye(a.shape[-1], dtype=a.dtype)
+    return jax.lax.linalg.triangular_solve(root, eye, left_side=True, lower=True)
+
+
+_root = _never_batched(_inverse_root)
+
+
+def inverse_root(a: Array) -> Array:
+    """Lower triangular ``K`` with ``K^T K = a^-1`` of positive definite ``a``; no derivative.
+
+    By Cholesky. NaN where ``a`` is not positive definite to working precision.
+    """
+    return jnp.zeros_like(a) if _empty(a) else _root(a)
+
+
 _q = _never_batched(lambda a: jnp.linalg.qr(a)[0])
 
 

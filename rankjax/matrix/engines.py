@@ -6,25 +6,27 @@ method      how                                  smallest relative eps        co
 svd         one SVD                              any, 0 too (the hard form)   1
 gram        ``eigh`` of ``A^T A``                sqrt(machine eps)            0.6, less if tall
 rational    five shifted inverses of ``A^T A``   8e-3                         7 products
-            by products only
+            by products (on accelerators, also
+            Cholesky factors of small blocks)
 iterative   products only (Newton-Schulz)        3e-3 float32, 1e-5 float64   20 to 40 products
 =========== ==================================== ============================ =================
 
 A smaller eps is raised; second derivatives of ``rational`` and ``iterative`` and derivatives by
 ``p`` are those of ``gram``. Gradient error in float32 against float64 at eps = 1e-2: svd 1e-6,
 gram 1e-5 to 2e-3 (steep spectra), rational 1e-5 (low rank) to 1e-3 from p = 1/2 on, its value 3e-4
-(1e-3 at larger eps, 7e-3 where all singular values are in one bad place), iterative 2e-5 (p = 1)
-to 1e-3 (p = 1/2).
+(1e-3 at larger eps, 7e-3 where all singular values are in one bad place), iterative 3e-4 from p = 1
+on, 2e-3 at p = 1/2 on low rank.
 
 ``auto`` (figures: ``docs/schatten.md``):
 
 * ``p = 2`` and, without eps, ``p = 4, 6, 8``: products alone, no decomposition, whatever method;
 * eps = 0 (the hard form), or eps under ``24 sqrt(machine eps)`` (8e-3 in float32): ``svd``;
-* otherwise on CPU ``rational`` in float32 from ``RATIONAL_FROM`` rows and columns on, for p from
-  1/2 to 2; else ``gram``, for ``p < 1`` or an unknown p with one correction of the eigenbasis (two
-  more products; plain ``gram`` was 2e-3 off at p = 1/2 on a steep spectrum, 1e-5 corrected);
-* on accelerators ``iterative`` for a known p in (0, 2), else ``gram`` (by reasoning: products are
-  what they are good at, and ``gesvd`` is not; not measured here).
+* float64, and p < 1/2 or p >= 2: ``gram``, for ``p < 1`` or an unknown p with one correction of the
+  eigenbasis (two more products; plain ``gram`` was 2e-3 off at p = 1/2 on a steep spectrum, 1e-5
+  corrected);
+* otherwise ``rational``, but on CPU under ``RATIONAL_FROM`` rows or columns ``gram``, and on
+  accelerators for ``p = 1`` under ``ITERATIVE_TO`` rows or columns ``iterative`` (measured on a
+  GPU; a TPU is treated alike, by reasoning).
 
 A traced p counts as unknown. Where ``rational`` is at hand, it is looked at when the program runs
 (outside its range ``gram`` answers, with ``method="rational"`` too); so is a traced or absolute eps
@@ -51,6 +53,7 @@ from rankjax.matrix.spectral import SVD_ENGINE, Engine
 METHODS = ("auto", "svd", "gram", "rational", "iterative")
 EVEN_POWERS = (4, 6, 8)
 RATIONAL_FROM = 256  # below, one eigh is over before the many small products are
+ITERATIVE_TO = 2048  # from there on fewer products win, below fewer and larger steps
 RATIONAL_P = 0.5  # below, rounding would do more than 1e-3 where many singular values vanish
 
 
@@ -98,12 +101,17 @@ def resolve(
 def _fast(
     shape: tuple[int, ...], dtype: jnp.dtype, p: float | None, relative: float | None
 ) -> Engine:
-    if jax.default_backend() != "cpu":
-        return iterative.engine(p, relative) if p is not None and 0 < p < 2 else _gram(p)
-    large = dtype == jnp.float32 and min(shape[-2:]) >= RATIONAL_FROM
-    if large and p is None:
+    if dtype != jnp.float32:
+        return _gram(p)
+    smaller = min(shape[-2:])
+    if jax.default_backend() == "cpu":
+        if smaller < RATIONAL_FROM:
+            return _gram(p)
+    elif p == 1 and smaller < ITERATIVE_TO:
+        return iterative.engine(p, relative)
+    if p is None:
         return BY_EXPONENT
-    return RATIONAL if large and p is not None and RATIONAL_P <= p < 2 else _gram(p)
+    return RATIONAL if RATIONAL_P <= p < 2 else _gram(p)
 
 
 def _gram(p: float | None) -> Engine:

@@ -5,26 +5,27 @@
     [ A  B^T ]^-1   [ A^-1 + Y^T X   X^T  ]        X = -S^-1 Y,   Y = B A^-1,
     [ B   D  ]    = [      X         S^-1 ],       S = D - B A^-1 B^T,
 
-down to blocks of ``_BASE``. What is carried of ``A`` is the inverse ``K`` of its Cholesky factor,
-too, and ``S = D - T^T T``, ``T = K B^T``: with ``A^-1`` itself, whose rounding is of the order of
-the square of the condition, the difference would be lost on matrices of low rank. That is 1.7
-``n^3`` multiplications and additions an inverse, less than one product of the size of ``M``; no
-LAPACK call, so nothing to loop over, to wait for or to gather. In the first halving ``B`` is the
-same in all inverses, and only sums of blocks are asked for: ``K_k B^T`` for all ``k`` is one
-product, ``sum_k w_k Y_k^T X_k`` is another, and nothing is put together before the end.
+down to small blocks (``_Plan``). What is carried of ``A`` is the inverse ``K`` of its Cholesky
+factor, too, and ``S = D - T^T T``, ``T = K B^T``: with ``A^-1`` itself, whose rounding is of the
+order of the square of the condition, the difference would be lost on matrices of low rank. That is
+1.7 ``n^3`` multiplications and additions an inverse, less than one product of the size of ``M``. On
+CPU there is no LAPACK call, so nothing to loop over, to wait for or to gather; on accelerators,
+where each step of a loop over columns is a launch or more, larger blocks go to Cholesky. In the
+first halving ``B`` is the same in all inverses, and only sums of blocks are asked for: ``K_k B^T``
+for all ``k`` is one product, ``sum_k w_k Y_k^T X_k`` is another, and nothing is put together before
+the end.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from rankjax.matrix.decompose import HIGHEST, matmul, transpose
-
-_BASE = 32
-# Entries of the inverses that are made at a time: more are a tenth faster, and take memory.
-_AT_ONCE = 4 * 1024 * 1024
+from rankjax.matrix.decompose import HIGHEST, inverse_root, matmul, transpose
 
 Blocks = tuple[Array, Array, Array]  # A, B and D
 
@@ -42,7 +43,7 @@ def sum_of_inverses(m: Array, shifts: Array, weights: Array) -> tuple[Array, Arr
         ``m``. No derivative (callers bring a rule).
     """
     count = shifts.shape[-1]
-    width = count if count * m.size <= _AT_ONCE else 1
+    width = count if count * m.size <= _plan().at_once else 1
     blocks = _halves(m)
 
     def cut(x: Array) -> Array:
@@ -98,8 +99,8 @@ def _joined(a: Array, b: Array, c: Array, d: Array) -> Array:
 
 def _inverse(m: Array) -> Array:
     """Of positive definite ``m``."""
-    if m.shape[-1] <= _BASE:
-        root = _inverse_root(m)
+    if m.shape[-1] <= _plan().base:
+        root = _plan().root(m)
         return matmul(transpose(root), root)
     a, b, d = _halves(m)
     root, inverse = _root_and_inverse(a)
@@ -112,8 +113,8 @@ def _inverse(m: Array) -> Array:
 
 def _root_and_inverse(m: Array) -> tuple[Array, Array]:
     """``K`` with ``K^T K = m^-1`` (lower triangular: of the Cholesky factor), and ``m^-1``."""
-    if m.shape[-1] <= _BASE:
-        root = _inverse_root(m)
+    if m.shape[-1] <= _plan().base:
+        root = _plan().root(m)
         return root, matmul(transpose(root), root)
     a, b, d = _halves(m)
     root, inverse = _root_and_inverse(a)
@@ -126,7 +127,7 @@ def _root_and_inverse(m: Array) -> tuple[Array, Array]:
     return _joined(root, above, -z, low), inverse
 
 
-def _inverse_root(m: Array) -> Array:
+def _by_elimination(m: Array) -> Array:
     """The inverse of the Cholesky factor of a small ``m``, by elimination in place.
 
     What stands beside ``m`` on paper, the identity, begins in each column when ``m`` there ends.
@@ -149,3 +150,20 @@ def _inverse_root(m: Array) -> Array:
 
     x, _, _ = jax.lax.fori_loop(0, n, eliminate, (m, m[..., :, :1], m[..., :1, :]))
     return jnp.where(row_number >= column_number, x, 0)
+
+
+class _Plan(NamedTuple):
+    """How the blocks that are not halved any more are done, and how much is held at a time."""
+
+    root: Callable[[Array], Array]
+    base: int
+    at_once: int  # entries of the inverses that are made together: more are faster
+
+
+# Measured by the whole engine (benchmarks/schatten.py) on two cores and on an H100.
+_ON_CPU = _Plan(_by_elimination, 32, 4 * 2**20)
+_ON_ACCELERATORS = _Plan(inverse_root, 512, 128 * 2**20)
+
+
+def _plan() -> _Plan:
+    return _ON_CPU if jax.default_backend() == "cpu" else _ON_ACCELERATORS

@@ -59,9 +59,10 @@ def top_eigenvalue(m: Array) -> Array:
     eye = jnp.eye(diagonal.shape[-1], dtype=m.dtype)
     upper = beside[..., None] * jnp.eye(diagonal.shape[-1], k=1, dtype=m.dtype)
     small = diagonal[..., None] * eye + upper + transpose(upper)
-    # The largest eigenvalue of a small symmetric matrix by repeated squaring: no LAPACK call.
+    # The largest eigenvalue of a small symmetric matrix by repeated squaring: no LAPACK call. So
+    # often that a copy that is still on its way is told from it down to the root of the rounding.
     power = small
-    for _ in range(9):
+    for _ in range(jnp.finfo(m.dtype).nmant // 2):
         scale = jnp.max(jnp.abs(power), axis=(-2, -1), keepdims=True)
         power = power / jnp.where(scale == 0, 1, scale)
         power = matmul(power, power)

@@ -48,7 +48,7 @@ def test_many_independent_batches_in_one_jit_cannot_deadlock(name):
     assert done.stdout == "done\n", done.stderr
 
 
-@pytest.mark.parametrize("name", ["svd", "svdvals", "eigh", "eigvalsh"])
+@pytest.mark.parametrize("name", ["svd", "svdvals", "eigh", "eigvalsh", "inverse_root"])
 def test_no_batched_lapack_call_is_emitted_on_cpu(name):
     """The same by construction: under any vmap the operands of the custom calls are one matrix."""
     function = getattr(decompose, name)
@@ -64,6 +64,17 @@ def test_vmap_over_an_unbatched_argument():
     a = with_spectrum(0, 3, 3, [3.0, 2.0, 1.0])
     found = jax.vmap(lambda _: decompose.svdvals(a))(jnp.arange(2.0))
     np.testing.assert_allclose(found, [[3, 2, 1]] * 2)
+
+
+def test_an_inverse_root_and_what_has_none():
+    a = with_spectrum(0, 5, 5, [3.0, 2.0, 1.0, 0.5, 0.1])
+    m = a.T @ a
+    roots = decompose.inverse_root(jnp.stack([m, -m, jnp.eye(5)]))
+    np.testing.assert_allclose(roots[0].T @ roots[0], np.linalg.inv(m), rtol=1e-9)
+    assert np.all(np.triu(roots[0], 1) == 0)
+    assert np.all(np.isnan(roots[1]))
+    np.testing.assert_array_equal(roots[2], np.eye(5))
+    assert decompose.inverse_root(jnp.zeros((2, 0, 0))).shape == (2, 0, 0)
 
 
 def test_only_the_bad_member_of_a_batch_is_nan():

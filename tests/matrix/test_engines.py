@@ -135,11 +135,15 @@ def test_under_vmap_a_choice_at_run_time_stays_one():
     np.testing.assert_allclose(mapped(a, 0.05), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_auto_prefers_products_on_an_accelerator(monkeypatch):
+def test_auto_follows_its_docstring_on_an_accelerator(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert choose(p=1.0) is iterative.engine(1.0, 0.01)
-    assert choose(p=None) is GRAM_POLISHED
-    assert choose(p=3.0) is GRAM
+    assert choose() is choose(p=1.5) is RATIONAL
+    assert choose(p=1) is choose(p=1.0) is iterative.engine(1.0, 0.01)
+    assert choose(p=1.0, shape=(2048, 4096)) is RATIONAL
+    assert choose(p=None) is engines.BY_EXPONENT
+    assert choose(p=0.49) is GRAM_POLISHED
+    assert choose(p=3.0) is choose(p=1.0, dtype=jnp.float64) is GRAM
+    assert choose(eps=1e-3) is SVD_ENGINE
 
 
 @pytest.mark.parametrize("eps_mode", ["relative", "absolute"])

@@ -9,7 +9,8 @@ import pytest
 from matrices import with_spectrum
 
 import rankjax.matrix as rm
-from rankjax.matrix import rational
+from rankjax.matrix import inverses, rational
+from rankjax.matrix.decompose import inverse_root
 from rankjax.matrix.inverses import sum_of_inverses
 
 K = 80
@@ -35,7 +36,15 @@ def error(found, expected):
     return np.linalg.norm(np.asarray(found, float) - expected) / np.linalg.norm(expected)
 
 
+@pytest.fixture(params=[inverses._by_elimination, inverse_root])
+def base(request, monkeypatch):
+    """Small blocks by elimination, as on CPU, or by Cholesky, as on accelerators."""
+    plan = inverses._ON_CPU._replace(root=request.param)
+    monkeypatch.setattr(inverses, "_plan", lambda: plan)
+
+
 @pytest.mark.parametrize("n", [1, 2, 32, 33, 70])
+@pytest.mark.usefixtures("base")
 def test_a_sum_of_inverses(n):
     a = jnp.stack([with_spectrum(i, n, n, np.geomspace(1, 1e-3, n)) for i in range(2)])
     m = jnp.matmul(jnp.swapaxes(a, -1, -2), a)
@@ -49,6 +58,7 @@ def test_a_sum_of_inverses(n):
     np.testing.assert_allclose(diagonals, expected, rtol=1e-9)
 
 
+@pytest.mark.usefixtures("base")
 def test_an_inverse_of_low_rank_and_a_small_shift_in_float32():
     """With explicit inverses in place of Cholesky factors the sum is off by many orders."""
     a = with_spectrum(0, 128, 128, (np.arange(128) < 8) * 1.0)

@@ -38,6 +38,16 @@ def test_it_is_a_lower_bound_and_close(name, dtype):
     np.testing.assert_allclose(found, exact, rtol=5e-3)
 
 
+def test_copies_of_a_value_on_their_way_to_it_do_not_count_in_float64():
+    """Steps enough that the vectors are no longer orthogonal: the largest value comes back.
+
+    In one matrix of six or so such a copy is just then 1e-5 or so away from it.
+    """
+    a = jnp.stack([with_spectrum(seed, 24, 24, INDEX[:24] ** -2.0) for seed in range(40)])
+    found = jax.jit(top_eigenvalue)(jnp.swapaxes(a, -1, -2) @ a)
+    np.testing.assert_allclose(found, np.ones(40), rtol=1e-7)
+
+
 def test_members_of_a_batch_are_apart_and_zero_and_nan_stay():
     m = gram(SPECTRA["polynomial"], jnp.float32)
     found = top_eigenvalue(jnp.stack([m, 0 * m, m.at[3, 3].set(jnp.nan), 4 * m]))
