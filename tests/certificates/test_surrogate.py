@@ -90,8 +90,10 @@ def test_gradients(name):
     def loss(params, precision):
         return value(params, precision, temperature=0.05).value
 
-    check_grads(loss, (params, precision), order=1, modes=("fwd", "rev"), rtol=1e-3, atol=1e-6)
-    slopes = jax.grad(loss, argnums=1)(params, precision)
+    check_grads(
+        jax.jit(loss), (params, precision), order=1, modes=("fwd", "rev"), rtol=1e-3, atol=1e-6
+    )
+    slopes = jax.jit(jax.grad(loss, argnums=1))(params, precision)
     assert all(np.isfinite(float(s)) for s in slopes.values())
 
 

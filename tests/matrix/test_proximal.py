@@ -109,7 +109,7 @@ def test_derivatives_at_repeated_and_zero_singular_values():
             np.testing.assert_allclose(by_weight[i], slope, atol=1e-7)
     # A weight a matrix: the same as one by one.
     weights = jnp.array([0.2, 0.4, 0.6])
-    whole = jax.grad(lambda x, t: jnp.sum(jnp.sin(maps[0](x, t))), (0, 1))
+    whole = jax.jit(jax.grad(lambda x, t: jnp.sum(jnp.sin(maps[0](x, t))), (0, 1)))
     slopes = whole(stack, weights)
     for i in range(3):
         for found, expected in zip(slopes, whole(stack[i], weights[i]), strict=True):

@@ -120,19 +120,21 @@ def test_a_vmap_renews_all_where_one_must_and_none_otherwise():
 
 
 def test_axes_dtype_empty_and_nan():
+    def at_refresh(a, b, **axes):
+        return warm.step(b, warm.refresh(a, **axes), p=1.0, eps=0.1, **axes)
+
+    step = jax.jit(at_refresh, static_argnames="axes")
     a = with_spectrum(2, 4, 3, [2.0, 1.0, 0.1])
     stacked = jnp.moveaxis(jnp.stack([a, a]), 0, 1)
-    state = warm.refresh(stacked, axes=(0, 2))
-    value, gradient, _ = warm.step(stacked, state, p=1.0, eps=0.1, axes=(0, 2))
+    _, gradient, _ = step(stacked, stacked, axes=(0, 2))
     assert gradient.shape == stacked.shape
     np.testing.assert_allclose(gradient[:, 1], exact(a, 1.0, 0.1)[1], atol=1e-9)
     low = a.astype(jnp.bfloat16)
-    assert warm.step(low, warm.refresh(low), p=1.0, eps=0.1)[1].dtype == jnp.bfloat16
+    assert step(low, low)[1].dtype == jnp.bfloat16
     empty = jnp.zeros((0, 3))
-    value, gradient, _ = warm.step(empty, warm.refresh(empty), p=1.0, eps=0.1)
+    value, gradient, _ = step(empty, empty)
     assert (float(value), gradient.shape) == (0.0, (0, 3))
-    bad = a.at[0, 0].set(jnp.nan)
-    value, gradient, _ = warm.step(bad, warm.refresh(a), p=1.0, eps=0.1)
+    value, gradient, _ = step(a, a.at[0, 0].set(jnp.nan))
     assert np.isnan(value)
     assert np.isnan(gradient).all()
     with pytest.raises(ValueError, match="p must be >= 0"):
