@@ -204,6 +204,7 @@ def header(dtype):
     precision = jax.config.jax_default_matmul_precision or "the backend's default"
     print(f"LAPACK threads {threads}; {versions}; {dtype}; products of rankjax at ")
     print(f"Precision.HIGHEST, of plain svd at {precision}; ")
+    print(f"XLA_FLAGS {os.environ.get('XLA_FLAGS') or 'none'}; ")
     print(f"load average at start {os.getloadavg()[0]:.1f}\n")
     print("| case | spectrum | p | engine | compile s | median ms | quartiles | ratio | ", end="")
     print("gradient error | value error | peak MiB |")

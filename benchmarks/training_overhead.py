@@ -334,6 +334,7 @@ def machine():
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "openblas_threads": os.environ.get("OPENBLAS_NUM_THREADS", "default"),
         "malloc_settings": malloc or "none",
+        "xla_flags": os.environ.get("XLA_FLAGS") or "none",
         "load_at_start": round(os.getloadavg()[0], 1),
         "settings": {"p": P, "eps": EPS, "weight": WEIGHT},
     }

@@ -11,7 +11,8 @@ all; for other ``p`` further roots ``Y = M^(1/2^j)`` are taken until their spect
 
 is a Chebyshev polynomial of low degree. Unlike Muon's coefficients these converge. Accuracy is
 limited by rounding of order ``machine eps / e^2``; ``eps`` is raised to ``floor(dtype)``. There is
-no decomposition to shard or to loop over: the engine for accelerators and for batches.
+no decomposition to shard or to loop over: the engine for sharded matrices, and on accelerators for
+p = 1, where its products are fewest, up to the size from which ``rational`` needs less arithmetic.
 """
 
 from __future__ import annotations
