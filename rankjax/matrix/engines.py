@@ -101,13 +101,11 @@ def resolve(
 def _fast(
     shape: tuple[int, ...], dtype: jnp.dtype, p: float | None, relative: float | None
 ) -> Engine:
-    if dtype != jnp.float32:
-        return _gram(p)
     smaller = min(shape[-2:])
-    if jax.default_backend() == "cpu":
-        if smaller < RATIONAL_FROM:
-            return _gram(p)
-    elif p == 1 and smaller < ITERATIVE_TO:
+    on_cpu = jax.default_backend() == "cpu"
+    if dtype != jnp.float32 or (on_cpu and smaller < RATIONAL_FROM):
+        return _gram(p)
+    if not on_cpu and p == 1 and smaller < ITERATIVE_TO:
         return iterative.engine(p, relative)
     if p is None:
         return BY_EXPONENT

@@ -100,8 +100,7 @@ def _joined(a: Array, b: Array, c: Array, d: Array) -> Array:
 def _inverse(m: Array) -> Array:
     """Of positive definite ``m``."""
     if m.shape[-1] <= _plan().base:
-        root = _plan().root(m)
-        return matmul(transpose(root), root)
+        return _root_and_inverse(m)[1]
     a, b, d = _halves(m)
     root, inverse = _root_and_inverse(a)
     t = matmul(b, transpose(root))

@@ -13,6 +13,11 @@ def with_spectrum(seed, m, n, sigma):
     return jnp.asarray(u * np.asarray(sigma, float) @ v.T)
 
 
+def relative_error(found, expected):
+    """Frobenius norm of the difference over that of ``expected``, in float64."""
+    return np.linalg.norm(np.asarray(found, float) - expected) / np.linalg.norm(expected)
+
+
 SQUARE = {
     "zero": jnp.zeros((3, 3)),
     "identity": jnp.eye(3),

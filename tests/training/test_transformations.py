@@ -78,16 +78,14 @@ def test_chained_and_jitted_without_a_second_compilation(name):
     chain = optax.chain(optax.sgd(0.1), MAKERS[name]())
     count = []
 
-    @jax.jit
-    def step(params, state):
-        count.append(1)
-        updates, state = chain.update(gradients(params), state, params)
-        return optax.apply_updates(params, updates), state
+    def counted(step):
+        def traced(params, state):
+            count.append(1)
+            return step(params, state)
 
-    params = tree()
-    state = chain.init(params)
-    for _ in range(3):
-        params, state = step(params, state)
+        return jax.jit(traced)
+
+    params, _ = run(chain, tree(), jit=counted)
     assert len(count) == 1
     eager, _ = run(chain, tree(), jit=lambda step: step)
     assert_close(params, eager, rtol=1e-4, atol=1e-5)
