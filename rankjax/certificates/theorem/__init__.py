@@ -1,0 +1,7 @@
+"""The theorem: what a trained network itself is certified by."""
+
+from rankjax.certificates.theorem._certificate import Certificate as Certificate
+from rankjax.certificates.theorem._certificate import GuardReport as GuardReport
+from rankjax.certificates.theorem._certify import certify as certify
+from rankjax.certificates.theorem._lattice import LeafCode as LeafCode
+from rankjax.certificates.theorem._verify import verify as verify

@@ -1,0 +1,156 @@
+"""The certificate of a network itself: its coded neighbor, the distance to it, and the count."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from rankjax.certificates._guarantee import Guarantee, check_integer
+from rankjax.certificates._lengths import Length, one_of, total
+from rankjax.certificates.theorem._distances import distances_length
+from rankjax.certificates.theorem._lattice import LeafCode, code_length
+
+
+@dataclass(frozen=True)
+class GuardReport:
+    """What the run-time guard saw.
+
+    Attributes:
+        networks: how many networks inside the coded distances were drawn.
+        largest: the largest move of an output, as a share of its bound; at most 1.
+    """
+
+    networks: int
+    largest: float
+
+    def check(self) -> None:
+        """Raise ``ValueError`` unless every field is of the stated form."""
+        check_integer(self.networks, "guard.networks", 1)
+        if type(self.largest) is not float or not 0 <= self.largest <= 1:
+            raise ValueError(f"guard.largest: got {self.largest!r}, must be a float in [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate(Guarantee):
+    """What ``certify`` promises of a trained network itself.
+
+    Attributes:
+        leaves: the coded neighbor, leaf by leaf.
+        distances: exponents of the coded distances between the network and its neighbor, in the
+            order in which the forward function uses them; ``None`` where they are equal.
+        guard: what the run-time guard saw, or ``None`` where it was switched off.
+    """
+
+    leaves: tuple[LeafCode, ...]
+    distances: tuple[int | None, ...]
+    guard: GuardReport | None = None
+
+    def length(self) -> Length:
+        """The whole code length."""
+        return total(
+            [code_length(self.leaves), distances_length(self.distances), one_of(self.tried)]
+        )
+
+    def check(self) -> None:
+        """Raise ``ValueError`` unless every field is of the stated form."""
+        super().check()
+        check_distances(self.distances)
+        if not isinstance(self.leaves, tuple) or not self.leaves:
+            raise ValueError(f"leaves: got {self.leaves!r}, must be a tuple of coded leaves")
+        for leaf in self.leaves:
+            if not isinstance(leaf, LeafCode):
+                raise ValueError(f"leaves: got {leaf!r}, must be a coded leaf")
+            leaf.check()
+        if self.guard is not None:
+            if not isinstance(self.guard, GuardReport):
+                raise ValueError(f"guard: got {self.guard!r}, must be a report or None")
+            self.guard.check()
+
+    @classmethod
+    def from_json(cls, text: str) -> Certificate:
+        """Read what ``to_json`` wrote, and verify it.
+
+        Raises:
+            ValueError: if the text is not a certificate, or its value does not follow from its
+                integers.
+        """
+        try:
+            found = json.loads(text)
+        except (json.JSONDecodeError, RecursionError, TypeError) as error:
+            raise ValueError(f"text: not a certificate ({error})") from None
+        names = {field.name for field in fields(cls)} | {"nats"}
+        found = _record(found, names, "text")
+        del found["nats"]
+        for name in ("leaves", "distances", "assumptions"):
+            if not isinstance(found[name], list):
+                raise ValueError(f"{name}: got {found[name]!r}, must be a list")
+            found[name] = tuple(found[name])
+        leaf_fields = {field.name for field in fields(LeafCode)}
+        leaves = []
+        for item in found["leaves"]:
+            item = _record(item, leaf_fields, "leaves")
+            for name in ("shape", "matrices", "symbols"):
+                if not isinstance(item[name], list):
+                    raise ValueError(f"leaves.{name}: got {item[name]!r}, must be a list")
+                item[name] = tuple(item[name])
+            leaves.append(LeafCode(**item))
+        found["leaves"] = tuple(leaves)
+        if found["guard"] is not None:
+            names = {field.name for field in fields(GuardReport)}
+            found["guard"] = GuardReport(**_record(found["guard"], names, "guard"))
+        certificate = cls(**found)
+        certificate.verify()
+        return certificate
+
+    def __str__(self) -> str:
+        rows = [
+            (leaf.path, " x ".join(map(str, leaf.shape)) or "1", leaf.summary())
+            for leaf in self.leaves
+        ]
+        lines = [
+            headline(self),
+            f"  counted errors {self.errors} of {self.n} ({self.empirical:.4f}), "
+            f"code {self.nats:.1f} nats",
+            *aligned(rows),
+        ]
+        if self.guard is not None:
+            lines.append(
+                f"  guard: {self.guard.networks} networks within the coded distances moved no "
+                f"output by more than {self.guard.largest:.2g} of its bound"
+            )
+        return "\n".join([*lines, "assumptions:", *(f"  - {text}" for text in self.assumptions)])
+
+
+def headline(guarantee: Guarantee) -> str:
+    """The statement itself."""
+    return (
+        f"certificate: true error <= {guarantee.value:.4f} "
+        f"with probability >= {1 - guarantee.delta:g}"
+    )
+
+
+def aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """Rows of text in columns."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
+    return [
+        "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def check_distances(distances: Any) -> None:
+    """Raise ``ValueError`` unless these are exponents or ``None``."""
+    if not isinstance(distances, tuple):
+        raise ValueError(f"distances: got {distances!r}, must be a tuple")
+    for exponent in distances:
+        if exponent is not None and abs(check_integer(exponent, "distances")) > 8000:
+            raise ValueError(f"distances: got {exponent}, must be from -8000 to 8000")
+
+
+def _record(item: Any, names: set[str], where: str) -> dict[str, Any]:
+    if not isinstance(item, Mapping) or set(item) != names:
+        got = sorted(item) if isinstance(item, Mapping) else item
+        raise ValueError(f"{where}: got {got!r}, must have exactly the fields {sorted(names)}")
+    return dict(item)

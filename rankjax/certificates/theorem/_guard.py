@@ -1,0 +1,136 @@
+"""The run-time guard: networks inside the coded distances must not move an output further."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from rankjax.certificates.theorem._certificate import GuardReport
+from rankjax.certificates.theorem._counting import Counter
+from rankjax.certificates.theorem._distances import measure
+from rankjax.certificates.theorem._neighbor import Problem
+
+_EXAMPLES = 32
+_DRAWN = 4  # of each kind
+_ASCENT = 6
+
+
+def guard(
+    problem: Problem,
+    counter: Counter,
+    coded: np.ndarray,
+    distances: np.ndarray,
+    x: Any,
+    y: Any,
+    *,
+    seed: int = 0,
+) -> GuardReport:
+    """Draw networks and compare what moves with what the recursion allows.
+
+    The network itself; random changes and changes of rank one, as large as the coded distances
+    allow; and a few steps of gradient ascent on the largest share from there.
+
+    Raises:
+        ValueError: if an output moves further than its bound: a bug in a rule, not in the input.
+    """
+    network = problem.network
+    index = np.unique(np.linspace(0, len(y) - 1, min(_EXAMPLES, len(y))).astype(int))
+    part = jax.tree.map(lambda a: np.asarray(a)[index], x)
+    labels = np.asarray(y)[index]
+    observed = network.observe(coded, part, labels)
+    gains, pairs = counter.norms(coded)
+    with jax.enable_x64(True):
+        limits = jnp.asarray(
+            counter.limits(
+                jnp.asarray(observed.slots), jnp.asarray(labels), jnp.asarray(gains),
+                jnp.asarray(pairs), jnp.asarray(distances),
+            )
+        )  # fmt: skip
+        part = jax.tree.map(
+            lambda a: jnp.asarray(
+                a, jnp.float64 if jnp.issubdtype(a.dtype, jnp.floating) else None
+            ),
+            part,
+        )
+        base = network.logits(jnp.asarray(coded), part)
+        take = jnp.arange(len(labels))
+        # What rounding may do to a difference of logits, twice over; and far below any real move.
+        gaps = jnp.asarray(observed.gaps)
+        off = jnp.where(jnp.isinf(gaps), 0.0, base[take, labels][:, None] - base - gaps)
+        noise = 4 * off + 1e-9 * (1 + jnp.max(jnp.abs(base)))
+
+        def share(weights: Array) -> Array:
+            moved = network.logits(weights, part) - base
+            changes = jnp.abs(moved[take, labels][:, None] - moved)
+            return jnp.max(jnp.maximum(changes - noise, 0) / (limits + noise))
+
+        shares = jax.jit(share)
+        slopes = jax.jit(jax.grad(share))
+        rng = np.random.default_rng(seed)
+        largest, drawn = 0.0, 0
+        starts = [problem.weights - coded]
+        starts += [_random(problem, rng, low_rank=i % 2 == 1) for i in range(2 * _DRAWN)]
+        for number, start in enumerate(starts):
+            change = start if number == 0 else _fit(problem, start, distances)
+            steps = _ASCENT if number in (1, 2) else 0
+            for step in range(steps + 1):
+                found = float(shares(jnp.asarray(coded + change)))
+                drawn += 1
+                largest = max(largest, found if np.isfinite(found) else np.inf)
+                if step < steps:
+                    slope = np.asarray(slopes(jnp.asarray(coded + change)))
+                    if not np.isfinite(slope).all() or not slope.any():
+                        break
+                    size = float(np.linalg.norm(change)) or 1.0
+                    change = _fit(
+                        problem, change + size * slope / float(np.linalg.norm(slope)), distances
+                    )
+    if not largest <= 1:
+        raise ValueError(
+            f"apply: a network inside the coded distances moved an output by {largest:.3g} times "
+            "its bound. This is a bug in rankjax, not in your input: please report the network; "
+            "no certificate is given"
+        )
+    return GuardReport(drawn, float(largest))
+
+
+def _random(problem: Problem, rng: np.random.Generator, *, low_rank: bool) -> np.ndarray:
+    change = np.zeros_like(problem.weights)
+    starts = problem.network.leaves.starts
+    for number in problem.network.used:
+        place = slice(starts[number], starts[number + 1])
+        shape = problem.network.leaves.shapes[number]
+        if low_rank and len(shape) > 1:
+            left = rng.normal(size=(*shape[:-1], 1))
+            found = left * rng.normal(size=shape[-1])
+        else:
+            found = rng.normal(size=shape)
+        change[place] = found.ravel()
+    return change
+
+
+def _fit(problem: Problem, change: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """Each leaf of a change as large as the coded distances allow."""
+    change = change.copy()
+    starts = problem.network.leaves.starts
+    for number in problem.network.used:
+        place = slice(starts[number], starts[number + 1])
+        alone = np.zeros_like(change)
+        alone[place] = change[place]
+        ratios = []
+        for distance, allowed in zip(problem.network.distances, distances, strict=True):
+            size = measure(distance, alone)
+            if size:
+                share = 1 / len(np.unique(_leaves_of(problem, distance)))
+                ratios.append(allowed * share / size)
+        change[place] *= min(ratios, default=0.0) * (1 - 1e-9)
+    return change
+
+
+def _leaves_of(problem: Problem, distance: Any) -> np.ndarray:
+    index = distance.entries.index
+    return np.searchsorted(problem.network.leaves.starts, index, side="right") - 1

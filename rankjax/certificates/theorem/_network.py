@@ -1,0 +1,394 @@
+"""A forward function read as a recursion, and run on a sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from rankjax.certificates.theorem._nodes import Recursion, prune
+from rankjax.certificates.theorem._rules import touched
+from rankjax.certificates.theorem._values import (
+    DATA,
+    Distance,
+    Entries,
+    Gain,
+    Moved,
+    Recorder,
+    Tag,
+    Unknown,
+)
+from rankjax.certificates.theorem._walk import Reader, refused
+from rankjax.network.paths import paths_and_leaves, split_arrays
+from rankjax.network.sample import batches, check_labels, logits_of_one, number_of_examples
+
+_MOST_CLASSES = 256  # beyond, differences of each pair of classes would take too much memory
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """The weights of a tree: which leaves they are, and all of them as one vector.
+
+    Attributes:
+        paths: of the leaves that hold numbers.
+        shapes: theirs.
+        flags: how many Python booleans stand among the leaves.
+    """
+
+    paths: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    flags: int
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Where each leaf begins in the vector."""
+        return np.concatenate([[0], np.cumsum([math.prod(s) for s in self.shapes])]).astype(int)
+
+    @classmethod
+    def of(cls, params: Any) -> Leaves:
+        """Read a tree.
+
+        Raises:
+            ValueError: for Python numbers and complex arrays among the leaves, and for two leaves
+                with one path.
+        """
+        paths, shapes, flags, seen = [], [], 0, set()
+        for path, leaf in paths_and_leaves(params):
+            if isinstance(leaf, bool):
+                flags += 1
+                continue
+            if isinstance(leaf, int | float | complex):
+                raise ValueError(
+                    f"params[{path!r}]: got the Python number {leaf!r}; a weight must be an array, "
+                    "so that it is coded"
+                )
+            if not hasattr(leaf, "shape") or not _numeric(leaf):
+                continue
+            if np.issubdtype(leaf.dtype, np.complexfloating):
+                raise ValueError(f"params[{path!r}]: got {leaf.dtype}, must be real")
+            if path in seen:
+                raise ValueError(f"params: two leaves have the path {path!r}; rename one")
+            seen.add(path)
+            paths.append(path)
+            shapes.append(tuple(leaf.shape))
+        if not paths:
+            raise ValueError("params: got a tree without arrays, must hold the weights")
+        return cls(tuple(paths), tuple(shapes), flags)
+
+    def vector(self, params: Any) -> np.ndarray:
+        """All weights in float64."""
+        found = dict(paths_and_leaves(params))
+        parts = []
+        for path, shape in zip(self.paths, self.shapes, strict=True):
+            if path not in found or tuple(np.shape(found[path])) != shape:
+                raise ValueError(f"params: lacks {path!r} of shape {shape}")
+            parts.append(np.asarray(found[path]).astype(np.float64).ravel())
+        vector = np.concatenate(parts)
+        if not np.isfinite(vector).all():
+            raise ValueError("params: the weights must be finite")
+        return vector
+
+    def leaf(self, vector: Any, number: int) -> Any:
+        """One leaf of the vector."""
+        start, end = self.starts[number], self.starts[number + 1]
+        return vector[start:end].reshape(self.shapes[number])
+
+
+def _numeric(leaf: Any) -> bool:
+    dtype = leaf.dtype
+    return jnp.issubdtype(dtype, jnp.number) or dtype == np.bool_
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the forward function holds besides its parameters.
+
+    Attributes:
+        arrays: how many arrays.
+        numbers: how many numbers in all of them.
+        scalars: how many different numbers are written into it, 0, 1/2, 1 and 2 excepted.
+    """
+
+    arrays: int
+    numbers: int
+    scalars: int
+
+
+@dataclass(frozen=True)
+class Head:
+    """Differences of classes: ``f_y - f_j = (a_y - a_j) . h + biases``.
+
+    Attributes:
+        rows: the weights of each class.
+        node: how far h moves.
+        slot: its norm.
+        distance: number of the coded difference of rows.
+        ranges: numbers of the coded ranges of the biases.
+    """
+
+    rows: Entries
+    node: int
+    slot: int
+    distance: int
+    ranges: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A coded network on the sample, rounded to the safe side.
+
+    Attributes:
+        gaps: ``(n, classes)``: lower bounds of ``f(x)_y - f(x)_j``, infinite at j = y.
+        slots: ``(slots, n)``: measured sizes.
+        y: labels.
+    """
+
+    gaps: np.ndarray
+    slots: np.ndarray
+    y: np.ndarray
+
+    def part(self, count: int) -> Observed:
+        """Evenly spaced examples, at most ``count``."""
+        n = len(self.y)
+        index = np.unique(np.linspace(0, n - 1, min(count, n)).astype(int))
+        return Observed(self.gaps[index], self.slots[:, index], self.y[index])
+
+
+class Network:
+    """A forward function as the theorem sees it.
+
+    Attributes:
+        leaves: its weights.
+        recursion: how far its logits move.
+        distances: what is coded of the distance to the coded neighbor.
+        gains: the operator norms that the recursion reads.
+        head: differences of classes, where the last layer allows.
+        used: numbers of the leaves that the logits depend on.
+        classes: number of logits.
+        held: what the function holds besides its parameters.
+        told: Lipschitz constants that the caller vouched for.
+    """
+
+    def __init__(
+        self,
+        apply: Callable[[Any, Any], Any],
+        params: Any,
+        x: Any,
+        activations: Mapping[str, float] | None = None,
+    ):
+        """Read ``apply``; ``x`` is a batch, its first example is looked at (shapes only).
+
+        Raises:
+            ValueError: for whatever has no rule, for what is not a network's output, and for
+                constants of activations that are not positive numbers or are never met.
+        """
+        self.told = checked_activations(activations)
+        self.leaves = Leaves.of(params)
+        arrays, skeleton = split_arrays(params)
+        numbers = {path: i for i, path in enumerate(self.leaves.paths)}
+        # Arrays that hold no numbers (random keys) are constants of the function.
+        pairs = [(p, leaf) for p, leaf in paths_and_leaves(params) if hasattr(leaf, "shape")]
+        self._which = [numbers.get(path) for path, _ in pairs]
+        self._constant = [leaf for _, leaf in pairs]
+        self._dtypes = [getattr(leaf, "dtype", None) for _, leaf in pairs]
+        with jax.enable_x64(True):
+            first = jax.tree.map(
+                lambda a: jax.ShapeDtypeStruct((1, *np.shape(a)[1:]), _wide_dtype(a)), x
+            )
+            widened = [
+                jax.ShapeDtypeStruct(np.shape(a), _wide_dtype(a)) if i is not None else a
+                for a, i in zip(arrays, self._which, strict=True)
+            ]
+            closed, shape = jax.make_jaxpr(
+                lambda p, x: apply(skeleton.fill(p), x), return_shape=True
+            )(widened, first)
+            checked = jax.tree.leaves(shape)
+            if len(checked) != 1 or isinstance(shape, tuple | list):
+                raise ValueError(
+                    "apply: must return the logits alone, one array; got "
+                    f"{type(shape).__name__} of {len(checked)} arrays"
+                )
+            logits_of_one(jnp.zeros(checked[0].shape))  # refuses other shapes
+            self.classes = checked[0].shape[1]
+            self._closed: ClosedJaxpr = closed
+            self._finish_reading(first)
+        self.held = held_by(closed)
+        self._pass = jax.jit(self._batch)
+        self._logits = jax.jit(
+            lambda weights, x: jax.vmap(lambda one: self._read(weights, one)[1])(x)
+        )
+
+    def _finish_reading(self, first: Any) -> None:
+        record: dict[str, Any] = {}
+
+        def read(weights: Array, x: Any) -> Array:
+            recorder, logits, tag, met = self._read(weights, jax.tree.map(lambda a: a[0], x))
+            record.update(recorder=recorder, tag=tag, met=met)
+            return logits
+
+        jax.eval_shape(
+            read, jax.ShapeDtypeStruct((int(self.leaves.starts[-1]),), jnp.float64), first
+        )
+        unmet = sorted(set(self.told) - record["met"])
+        if unmet:
+            raise ValueError(
+                f"activations: {unmet} are never met; name jitted functions that apply calls on "
+                "what depends on weights"
+            )
+        recorder, tag = record["recorder"], record["tag"]
+        if isinstance(tag, Unknown):
+            raise refused(tag.what)
+        if not touched(tag):
+            raise ValueError("apply: the logits do not depend on params")
+        tag = recorder.moved(tag)
+        rows = tag.rows if self.classes <= _MOST_CLASSES else None
+        head_distances: list[Distance] = []
+        if rows is not None:
+            head_distances = [
+                Distance("rows", rows.rows),
+                *(Distance("range", bias) for bias in rows.biases),
+            ]
+        wanted = [rows.node] if rows is not None else [tag.node]
+        nodes, number_of, slots, distances, gains = prune(
+            recorder.nodes, wanted, [rows.slot] if rows is not None else []
+        )
+        self.recursion = Recursion(tuple(nodes), len(slots))
+        self._slots = slots
+        self.distances: tuple[Distance, ...] = (
+            *(recorder.distances[i] for i in distances), *head_distances
+        )  # fmt: skip
+        self.gains: tuple[Gain, ...] = tuple(recorder.gains[i] for i in gains)
+        self.output = number_of[wanted[0]]
+        self.head: Head | None = None
+        if rows is not None:
+            count = len(distances)
+            self.head = Head(
+                rows.rows, number_of[rows.node], slots.index(rows.slot), count,
+                tuple(range(count + 1, count + 1 + len(rows.biases))),
+            )  # fmt: skip
+        used = np.zeros(int(self.leaves.starts[-1]), bool)
+        for distance in self.distances:
+            used[distance.entries.index.ravel()] = True
+        starts = self.leaves.starts
+        self.used = tuple(
+            i for i in range(len(self.leaves.paths)) if used[starts[i] : starts[i + 1]].any()
+        )
+
+    def _read(self, weights: Array, x: Any) -> tuple[Recorder, Array, Tag, set[str]]:
+        """Evaluate on one example; what is recorded on the way is the same for every one."""
+        recorder = Recorder(weights)
+        reader = Reader(recorder, self.told)
+        values, tags = [], []
+        for constant, number in zip(self._constant, self._which, strict=True):
+            if number is None:
+                values.append(constant)
+                tags.append(None)
+                continue
+            start, shape = int(self.leaves.starts[number]), self.leaves.shapes[number]
+            index = start + np.arange(math.prod(shape)).reshape(shape)
+            values.append(self.leaves.leaf(weights, number))
+            tags.append(Entries.plain(index))
+        inputs = [a[None] for a in jax.tree.leaves(x)]
+        outs, out_tags = reader.run(
+            self._closed, [*values, *inputs], [*tags, *(DATA for _ in inputs)]
+        )
+        logits = jnp.asarray(outs[0]).astype(jnp.float64)[0]
+        return recorder, logits, out_tags[0], reader.met
+
+    def _batch(self, weights: Array, x: Any, y: Array) -> tuple[Array, Array]:
+        def one(x, y):
+            recorder, logits, tag, _ = self._read(weights, x)
+            slots = [recorder.slots[i] for i in self._slots]
+            off = recorder.moved(tag).rounding
+            # Two logits are off by at most sqrt(2) of that; the rest covers these very lines.
+            gaps = (logits[y] - logits) - 1.5 * off - 1e-15 * jnp.abs(logits)
+            gaps = jnp.where(jnp.arange(self.classes) == y, jnp.inf, gaps)
+            return gaps, jnp.stack(slots) if slots else jnp.zeros((0,))
+
+        return jax.vmap(one, out_axes=(0, 1))(x, y)
+
+    def observe(self, weights: np.ndarray, x: Any, y: Any, *, batch_size: int = 1024) -> Observed:
+        """One pass of the network with these weights over the sample, in float64.
+
+        Raises:
+            ValueError: for labels that do not fit, or values that are not finite.
+        """
+        y = np.asarray(y)
+        n = number_of_examples(x, y, batch_size)
+        check_labels(y, self.classes)
+        gaps, slots = [], []
+        with jax.enable_x64(True):
+            weights_on_device = jnp.asarray(weights, jnp.float64)
+            for index, real in batches(n, min(batch_size, n)):
+                part = jax.tree.map(lambda a, index=index: _wide(np.asarray(a)[index]), x)
+                gap, slot = self._pass(weights_on_device, part, jnp.asarray(y[index]))
+                gaps.append(np.asarray(gap)[:real])
+                slots.append(np.asarray(slot)[:, :real])
+        found = Observed(np.concatenate(gaps), np.concatenate(slots, axis=1), y)
+        if np.isnan(found.gaps).any() or not np.isfinite(found.slots).all():
+            raise ValueError("params: the network's values on x are not finite")
+        return found
+
+    def logits(self, weights: Any, x: Any) -> Array:
+        """The logits of the exact network in float64, ``(n, classes)``; differentiable."""
+        return self._logits(weights, x)
+
+
+def checked_activations(activations: Mapping[str, float] | None) -> dict[str, float]:
+    """The constants that the caller vouches for.
+
+    Raises:
+        ValueError: unless each is a positive, finite number.
+    """
+    found = {}
+    for name, constant in (activations or {}).items():
+        number = isinstance(constant, int | float | np.number) and not isinstance(constant, bool)
+        if not number or not math.isfinite(constant) or constant <= 0:
+            raise ValueError(
+                f"activations[{name!r}]: got {constant!r}, must be a positive, finite number"
+            )
+        found[name] = float(constant)
+    return found
+
+
+def held_by(closed: ClosedJaxpr) -> Held:
+    """Count what a function holds besides its arguments."""
+    arrays: dict[int, Any] = {}
+    scalars: set[float] = set()
+
+    def look(jaxpr: Jaxpr, consts: Sequence[Any]) -> None:
+        arrays.update({id(c): c for c in consts})
+        for eqn in jaxpr.eqns:
+            for atom in eqn.invars:
+                if isinstance(atom, Literal) and np.issubdtype(
+                    np.asarray(atom.val).dtype, np.inexact
+                ):
+                    scalars.add(float(np.asarray(atom.val)))
+            for value in eqn.params.values():
+                for inner in value if isinstance(value, tuple | list) else (value,):
+                    if isinstance(inner, ClosedJaxpr):
+                        look(inner.jaxpr, inner.consts)
+                    elif isinstance(inner, Jaxpr):
+                        look(inner, ())
+
+    look(closed.jaxpr, closed.consts)
+    plain = {0.0, 0.5, 1.0, 2.0}
+    written = {s for s in scalars if math.isfinite(s) and abs(s) not in plain}
+    return Held(len(arrays), sum(int(np.size(a)) for a in arrays.values()), len(written))
+
+
+def _wide_dtype(a: Any) -> Any:
+    dtype = np.asarray(a).dtype if not hasattr(a, "dtype") else a.dtype
+    return jnp.float64 if jnp.issubdtype(dtype, jnp.floating) else dtype
+
+
+def _wide(a: np.ndarray) -> np.ndarray:
+    return a.astype(np.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a

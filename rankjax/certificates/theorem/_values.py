@@ -1,0 +1,232 @@
+"""What the reading of a network knows of each value, and what it writes down on the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from rankjax.certificates.theorem._nodes import Node, evaluate
+from rankjax.network.convolution import Convolution
+
+#: Relative error of one arithmetic operation in float64, and of exp, tanh and their like: their
+#: true errors are a few units in the last place, 2^-53 each.
+ARITHMETIC, FUNCTION = 2.0**-50, 2.0**-46
+#: Whatever underflows is smaller than this.
+UNDERFLOW = 1e-300
+#: Covers the rounding of a chain of sums, products and roots of non-negative numbers.
+ROOM = 1 + 1e-12
+
+
+@dataclass(frozen=True)
+class Data:
+    """The value depends on the inputs and on no weight: it is the same in the coded neighbor."""
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """Each entry of the value is a constant times one weight.
+
+    Attributes:
+        index: shape of the value; which weight, counted through all leaves.
+        factor: shape of the value; the constant.
+    """
+
+    index: np.ndarray
+    factor: np.ndarray
+
+    @classmethod
+    def plain(cls, index: np.ndarray) -> Entries:
+        """The weights themselves."""
+        return cls(index, np.ones(index.shape))
+
+
+@dataclass(frozen=True, eq=False)
+class RowForm:
+    """The value has one entry per class, ``a_j . h + sum of biases_j + something exact``.
+
+    Attributes:
+        rows: ``(classes, inputs)``, the weights of each class.
+        node: bounds how far h moves.
+        slot: the 2-norm of h.
+        biases: ``(classes,)`` each.
+    """
+
+    rows: Entries
+    node: int
+    slot: int
+    biases: tuple[Entries, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """The value moves with the weights.
+
+    Attributes:
+        node: bounds how far.
+        rounding: bounds the 2-norm of its rounding error, per example.
+        rows: set where differences between classes are known better.
+    """
+
+    node: int
+    rounding: Any
+    rows: RowForm | None = None
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """The value depends on weights in a way that no rule bounds; ``what`` did it."""
+
+    what: str
+
+
+#: ``None``: a constant of the network.
+Tag = Data | Entries | Moved | Unknown | None
+DATA = Data()
+
+DistanceKind = Literal["spectral", "norm", "row", "rows", "range"]
+
+
+@dataclass(frozen=True, eq=False)
+class Distance:
+    """How far some weights are from the coded ones, in one of five senses.
+
+    ==============  ================================================================================
+    ``spectral``    the largest spectral norm in a batch of matrices ``(batch, out, in)``
+    ``norm``        the 2-norm of a vector
+    ``row``         the largest 2-norm of a row of a matrix
+    ``rows``        the largest 2-norm of a difference of two rows of a matrix
+    ``range``       the largest difference of two entries of a vector
+    ==============  ================================================================================
+    """
+
+    kind: DistanceKind
+    entries: Entries
+
+    def identity(self) -> tuple[Any, ...]:
+        """Equal for equal distances."""
+        index, factor = self.entries.index, self.entries.factor
+        return self.kind, index.shape, index.tobytes(), factor.tobytes()
+
+
+@dataclass(frozen=True, eq=False)
+class Gain:
+    """The norm of a coded linear operator.
+
+    Attributes:
+        entries: ``(batch, out, in)``; its largest spectral norm counts, times ``gather``.
+        gather: the norm of the operator that gathers patches, 1 for a dense layer.
+        convolution: its geometry, which may give a smaller bound.
+        window: for a convolution, the sizes of its window; ``in`` is ``(*window, channels)``.
+    """
+
+    entries: Entries
+    gather: float = 1.0
+    convolution: Convolution | None = None
+    window: tuple[int, ...] = ()
+
+
+@dataclass
+class Recorder:
+    """Collects the nodes of the recursion, and what has to be measured for them.
+
+    Attributes:
+        weights: all weights as one float64 vector, perhaps traced: those of the coded network.
+        nodes: number 0 is that of everything exact.
+        slots: the measured sizes, rounded to the safe side.
+    """
+
+    weights: Any
+    nodes: list[Node] = field(default_factory=lambda: [Node("exact")])
+    slots: list[Any] = field(default_factory=list)
+    distances: list[Distance] = field(default_factory=list)
+    gains: list[Gain] = field(default_factory=list)
+    _known: dict[Any, int] = field(default_factory=dict)
+
+    def add(
+        self,
+        node: Node,
+        args: Sequence[Moved],
+        rounding: Any,
+        *,
+        slots: Sequence[Any] = (),
+        gain: Any = 0.0,
+    ) -> Moved:
+        """A new node; rounding errors are moved by it like any other perturbation.
+
+        Args:
+            node: the node.
+            args: what it reads.
+            rounding: the 2-norm of the rounding error that this step itself makes.
+            slots: the computed sizes it reads.
+            gain: for a matrix, at least the norm of the operator.
+        """
+        self.nodes.append(node)
+        moved = evaluate(node, [arg.rounding for arg in args], slots, 0.0, gain)
+        return Moved(len(self.nodes) - 1, moved + rounding)
+
+    def slot(self, value: Any) -> int:
+        """A new measured size."""
+        self.slots.append(jnp.asarray(value, float))
+        return len(self.slots) - 1
+
+    def distance(self, distance: Distance) -> int:
+        """The number of a coded distance; equal ones are coded once."""
+        key = distance.identity()
+        if key not in self._known:
+            self.distances.append(distance)
+            self._known[key] = len(self.distances) - 1
+        return self._known[key]
+
+    def gain(self, gain: Gain) -> int:
+        """The number of an operator norm."""
+        self.gains.append(gain)
+        return len(self.gains) - 1
+
+    def moved(self, tag: Tag) -> Moved:
+        """The node of any value but an unknown one."""
+        if isinstance(tag, Moved):
+            return tag
+        if isinstance(tag, Entries):
+            return self._leaf(tag)
+        return Moved(0, 0.0)
+
+    def scale(self, arg: Moved, factor: float, rounding: Any = 0.0) -> Moved:
+        """A map whose distances grow at most by ``factor``."""
+        if arg.node == 0:
+            return arg
+        if factor == 1:
+            return Moved(arg.node, arg.rounding + rounding)
+        return self.add(Node("scale", (arg.node,), (float(factor),)), [arg], rounding)
+
+    def _leaf(self, entries: Entries) -> Moved:
+        """Weights that are used one by one: their 2-norm, repeats counted."""
+        flat = np.stack([entries.index.ravel().astype(float), entries.factor.ravel()], axis=1)
+        unique, repeats = np.unique(flat, axis=0, return_counts=True)
+        once = Entries(unique[:, 0].astype(np.int64), unique[:, 1].copy())
+        number = self.distance(Distance("norm", once))
+        factor = math.sqrt(int(repeats.max(initial=1)))
+        return self.add(Node("leaf", (), (factor,), distance=number), [], 0.0)
+
+
+def two_norm(value: Any, arg: Moved) -> tuple[Any, Any]:
+    """The computed 2-norm, and an upper bound of the exact one."""
+    found = jnp.sqrt(jnp.sum(jnp.square(wide(value))))
+    return found, found * ROOM + arg.rounding + UNDERFLOW
+
+
+def max_norm(value: Any, arg: Moved) -> tuple[Any, Any]:
+    """The computed largest absolute entry, and an upper bound of the exact one."""
+    found = jnp.max(jnp.abs(wide(value)), initial=0.0)
+    return found, found + arg.rounding
+
+
+def wide(value: Any) -> Array:
+    """Floating point numbers in float64; everything else as it is."""
+    value = jnp.asarray(value)
+    return value.astype(jnp.float64) if jnp.issubdtype(value.dtype, jnp.floating) else value

@@ -1,0 +1,88 @@
+"""Check a certificate against the network and the sample it speaks of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+
+from rankjax.certificates.theorem._certificate import Certificate
+from rankjax.certificates.theorem._counting import Counter
+from rankjax.certificates.theorem._neighbor import Problem
+from rankjax.certificates.theorem._network import Network
+from rankjax.network.structure import Structure
+
+
+def verify(
+    certificate: Certificate,
+    structure: Structure,
+    params: Any,
+    x: Any,
+    y: Any,
+    /,
+    *,
+    apply: Callable[[Any, Any], Any],
+    reference: Any = None,
+    activations: Mapping[str, float] | None = None,
+    batch_size: int = 1024,
+) -> Decimal:
+    """Recompute everything from the stored integers, the weights and the data.
+
+    No field is trusted and nothing of the search is used: the code is checked to be one of this
+    network's leaves, the neighbor is decoded, each coded distance is held against the measured one,
+    the errors of the sample are counted again, and the bound is computed from the integers to fifty
+    digits. Each step rounds to the safe side: distances and norms upwards by the error of computing
+    them, margins downwards by the rounding of the forward pass (which the recursion itself bounds),
+    logarithms upwards.
+
+    Args:
+        certificate: from ``certify``.
+        structure: as given to ``certify``, like everything that follows.
+        params: the parameters.
+        x: the sample's inputs.
+        y: its labels.
+        apply: the network.
+        reference: its reference weights.
+        activations: the Lipschitz constants told.
+        batch_size: examples per call.
+
+    Returns:
+        The bound to fifty digits.
+
+    Raises:
+        ValueError: naming the first claim that does not hold.
+    """
+    if not isinstance(certificate, Certificate):
+        raise ValueError(f"certificate: got {type(certificate).__name__}, must be a Certificate")
+    exact = certificate.verify()
+    network = Network(apply, params, x, activations)
+    problem = Problem.of(network, structure, params, reference)
+    wanted = [(network.leaves.paths[i], network.leaves.shapes[i]) for i in network.used]
+    if [(leaf.path, leaf.shape) for leaf in certificate.leaves] != wanted:
+        got = [(leaf.path, leaf.shape) for leaf in certificate.leaves]
+        raise ValueError(f"leaves: got {got}, the network has {wanted}")
+    for leaf in certificate.leaves:
+        if leaf.mode == "factors":
+            layer = problem.layers.get(leaf.path)
+            shape = layer and (layer.stacked * layer.parallel, *layer.matrix_shape)
+            if leaf.matrices != shape:
+                raise ValueError(
+                    f"leaves[{leaf.path!r}].matrices: got {leaf.matrices}, the leaf is {shape}"
+                )
+    labels = np.asarray(y)
+    if len(labels) != certificate.n:
+        raise ValueError(f"n: got {certificate.n}, the sample has {len(labels)} examples")
+    told = problem.assumptions(with_reference=reference is not None)
+    if certificate.assumptions != told:
+        raise ValueError(f"assumptions: got {certificate.assumptions}, must be {told}")
+    coded, steps = problem.decode(certificate.leaves)
+    distances = problem.check_exponents(certificate.distances, coded, steps)
+    counter = Counter(network)
+    gains, pairs = counter.norms(coded)
+    seen = network.observe(coded, x, labels, batch_size=batch_size)
+    counted = int(counter(seen, gains, pairs, distances[None])[0])
+    if counted > certificate.errors:
+        raise ValueError(f"errors: got {certificate.errors}, counted {counted}")
+    return exact
