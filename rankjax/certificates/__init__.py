@@ -1,15 +1,18 @@
 """Guarantees with every constant, and the assumptions they rest on."""
 
-from rankjax.certificates.certificate import Certificate as Certificate
-from rankjax.certificates.certify import certify as certify
+from rankjax.certificates._near import NearCertificate as NearCertificate
+from rankjax.certificates._near import certify_near as certify_near
+from rankjax.certificates._near import verify_near as verify_near
 from rankjax.certificates.compressed import CompressedCertificate as CompressedCertificate
 from rankjax.certificates.compressed import CompressedNetwork as CompressedNetwork
 from rankjax.certificates.compressed import compress as compress
 from rankjax.certificates.finetune import Schedule as Schedule
-from rankjax.certificates.near import NearCertificate as NearCertificate
-from rankjax.certificates.near import certify_near as certify_near
-from rankjax.certificates.recursion import Recursion as Recursion
-from rankjax.certificates.recursion import trace_recursion as trace_recursion
-from rankjax.certificates.surrogate import Surrogate as Surrogate
-from rankjax.certificates.surrogate import surrogate as surrogate
-from rankjax.certificates.verify import verify as verify
+from rankjax.certificates.theorem import Certificate as Certificate
+from rankjax.certificates.theorem import GuardReport as GuardReport
+from rankjax.certificates.theorem import LeafCode as LeafCode
+from rankjax.certificates.theorem import Network as Network
+from rankjax.certificates.theorem import Surrogate as Surrogate
+from rankjax.certificates.theorem import certify as certify
+from rankjax.certificates.theorem import surrogate as surrogate
+from rankjax.certificates.theorem import trace_network as trace_network
+from rankjax.certificates.theorem import verify as verify

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankjax.certificates.certificate import Guarantee
-from rankjax.certificates.codes import Length, one_of
+from rankjax.certificates._guarantee import Guarantee
+from rankjax.certificates._lengths import Length, one_of
 from rankjax.certificates.finetune import Latent, Schedule, finetune
 from rankjax.certificates.initial import initial_latents
 from rankjax.certificates.stored import (

@@ -106,10 +106,20 @@ def _patterns_ending_in(eqn: JaxprEqn) -> Iterator[tuple[str, Jaxpr]]:
     dtype = getattr(aval, "dtype", None)
     if not shape or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         return
-    for name in ACTIVATIONS:
+    for name in _ending_in(eqn.primitive.name):
         for pattern in _patterns(name, tuple(shape), jnp.dtype(dtype).name):
             if pattern.eqns and pattern.eqns[-1].primitive is eqn.primitive:
                 yield name, pattern
+
+
+@lru_cache(maxsize=64)
+def _ending_in(primitive: str) -> tuple[str, ...]:
+    found = []
+    for name in ACTIVATIONS:
+        last = {p.eqns[-1].primitive.name for p in _patterns(name, (2, 3), "float32") if p.eqns}
+        if primitive in last:
+            found.append(name)
+    return tuple(found)
 
 
 @lru_cache(maxsize=512)

@@ -81,7 +81,7 @@ class Certificate(Guarantee):
         except (json.JSONDecodeError, RecursionError, TypeError) as error:
             raise ValueError(f"text: not a certificate ({error})") from None
         names = {field.name for field in fields(cls)} | {"nats"}
-        found = _record(found, names, "text")
+        found = record(found, names, "text")
         del found["nats"]
         for name in ("leaves", "distances", "assumptions"):
             if not isinstance(found[name], list):
@@ -90,7 +90,7 @@ class Certificate(Guarantee):
         leaf_fields = {field.name for field in fields(LeafCode)}
         leaves = []
         for item in found["leaves"]:
-            item = _record(item, leaf_fields, "leaves")
+            item = record(item, leaf_fields, "leaves")
             for name in ("shape", "matrices", "symbols"):
                 if not isinstance(item[name], list):
                     raise ValueError(f"leaves.{name}: got {item[name]!r}, must be a list")
@@ -99,7 +99,7 @@ class Certificate(Guarantee):
         found["leaves"] = tuple(leaves)
         if found["guard"] is not None:
             names = {field.name for field in fields(GuardReport)}
-            found["guard"] = GuardReport(**_record(found["guard"], names, "guard"))
+            found["guard"] = GuardReport(**record(found["guard"], names, "guard"))
         certificate = cls(**found)
         certificate.verify()
         return certificate
@@ -149,7 +149,8 @@ def check_distances(distances: Any) -> None:
             raise ValueError(f"distances: got {exponent}, must be from -8000 to 8000")
 
 
-def _record(item: Any, names: set[str], where: str) -> dict[str, Any]:
+def record(item: Any, names: set[str], where: str) -> dict[str, Any]:
+    """The fields of a JSON object; a ``ValueError`` unless they are exactly these."""
     if not isinstance(item, Mapping) or set(item) != names:
         got = sorted(item) if isinstance(item, Mapping) else item
         raise ValueError(f"{where}: got {got!r}, must have exactly the fields {sorted(names)}")

@@ -15,6 +15,7 @@ from rankjax.certificates.theorem._guard import guard as run_guard
 from rankjax.certificates.theorem._neighbor import Problem
 from rankjax.certificates.theorem._network import Network, Observed
 from rankjax.certificates.theorem._search import search
+from rankjax.network.sample import number_of_examples
 from rankjax.network.structure import Structure
 
 _REFINED_ON = 12000  # examples on which neighbors are compared
@@ -93,10 +94,11 @@ def certify(
         True
     """
     check_confidence(delta, tried)
+    labels = np.asarray(y)
+    number_of_examples(x, labels, batch_size)
     network = Network(apply, params, x, activations)
     problem = Problem.of(network, structure, params, reference)
     counter = Counter(network)
-    labels = np.asarray(y)
     observed = network.observe(problem.weights, x, labels, batch_size=batch_size)
     n = len(labels)
     index = np.unique(np.linspace(0, n - 1, min(_REFINED_ON, n)).astype(int))

@@ -42,30 +42,32 @@ class Counter:
 
     def _count_all(self, gaps, slots, y, gains, pairs, distances) -> Array:
         def count(distances):
-            limits = self.limits(slots, y, gains, pairs, distances)
+            limits = limits_of(self._network, slots, y, gains, pairs, distances)
             # NaN is never an example that is certain to be right.
             return jnp.sum(jnp.any(~(gaps > limits), axis=1))
 
         return jax.lax.map(count, distances)
 
-    def limits(self, slots: Any, y: Any, gains: Any, pairs: Any, distances: Any) -> Array:
-        """``(n, classes)``: the largest ``(f~_y - f~_j) - (f_y - f_j)``, or one for all classes.
 
-        With rows ``a_j`` of the last layer, applied to h::
+def limits_of(
+    network: Network, slots: Any, y: Any, gains: Any, pairs: Any, distances: Any
+) -> Array:
+    """``(n, classes)``: the largest ``(f~_y - f~_j) - (f_y - f_j)``, or one for all classes.
 
-            (a_y - a_j) h - (a~_y - a~_j) h~ = (a_y - a_j)(h - h~) + ((a_y - a_j) - (a~_y - a~_j)) h~
+    With rows ``a_j`` of the last layer, applied to h::
 
-        at most ``(|a~_y - a~_j| + d) E + d |h~|``, d the coded difference of rows, plus the ranges
-        of the biases. Without such a layer: ``sqrt(2) E``.
-        """
-        network = self._network
-        bounds = network.recursion.perturbations(slots, distances, gains)
-        moved = jnp.broadcast_to(jnp.asarray(bounds[network.output], float), (len(y),))
-        head = network.head
-        if head is None:
-            return (math.sqrt(2) * ROOM * moved)[:, None]
-        rows = distances[head.distance]
-        first = (pairs[y] + rows) * moved[:, None]
-        ranges = sum((distances[i] for i in head.ranges), 0.0)
-        # 0 times infinity: an example that counts as an error.
-        return (first + (rows * slots[head.slot])[:, None] + ranges) * ROOM
+        (a_y - a_j) h - (a~_y - a~_j) h~ = (a_y - a_j)(h - h~) + ((a_y - a_j) - (a~_y - a~_j)) h~
+
+    at most ``(|a~_y - a~_j| + d) E + d |h~|``, d the coded difference of rows, plus the ranges of
+    the biases. Without such a layer: ``sqrt(2) E``.
+    """
+    bounds = network.recursion.perturbations(slots, distances, gains)
+    room = ROOM + 1e-15 * len(network.recursion.nodes)  # the rounding of these very lines
+    moved = jnp.broadcast_to(jnp.asarray(bounds[network.output], pairs.dtype), (len(y),))
+    head = network.head
+    if head is None:
+        return (math.sqrt(2) * room * moved)[:, None]
+    rows = distances[head.distance]
+    first = (pairs[y] + rows) * moved[:, None]
+    ranges = sum((distances[i] for i in head.ranges), 0.0)
+    return (first + (rows * slots[head.slot])[:, None] + ranges) * room

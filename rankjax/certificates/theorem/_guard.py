@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from rankjax.certificates.theorem._certificate import GuardReport
-from rankjax.certificates.theorem._counting import Counter
+from rankjax.certificates.theorem._counting import Counter, limits_of
 from rankjax.certificates.theorem._distances import measure
 from rankjax.certificates.theorem._neighbor import Problem
 
@@ -45,7 +45,8 @@ def guard(
     gains, pairs = counter.norms(coded)
     with jax.enable_x64(True):
         limits = jnp.asarray(
-            counter.limits(
+            limits_of(
+                network,
                 jnp.asarray(observed.slots), jnp.asarray(labels), jnp.asarray(gains),
                 jnp.asarray(pairs), jnp.asarray(distances),
             )

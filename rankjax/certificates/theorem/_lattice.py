@@ -205,9 +205,9 @@ def direct_code(path: str, moved: np.ndarray, step: int) -> LeafCode:
 
 
 def factors_code(
-    path: str, shape: tuple[int, ...], svd: tuple[np.ndarray, ...], rank: int, step: int
+    path: str, shape: tuple[int, ...], svd: tuple[Any, ...], rank: int, step: int
 ) -> LeafCode:
-    """Balanced factors ``U sqrt(S)``, ``sqrt(S) V^T`` rounded to multiples of the root of a step."""
+    """Balanced factors ``U sqrt(S)``, ``sqrt(S) V^T``, rounded to multiples of ``sqrt(step)``."""
     u, s, vt = svd
     roots = np.sqrt(s[:, :rank]) / math.sqrt(grid_step(step))
     left = np.rint(u[:, :, :rank] * roots[:, None, :]).astype(np.int64)

@@ -20,7 +20,6 @@ from rankjax.certificates.theorem._distances import (
 )
 from rankjax.certificates.theorem._lattice import LeafCode, grid_step
 from rankjax.certificates.theorem._network import Network
-from rankjax.certificates.theorem._values import Gain
 from rankjax.network.structure import Layer, Structure
 
 
@@ -129,7 +128,7 @@ class Problem:
 
     def assumptions(self, *, with_reference: bool) -> tuple[str, ...]:
         """What the guarantee rests on, in words."""
-        found = list(DATA_ASSUMPTIONS)
+        found: list[str] = list(DATA_ASSUMPTIONS)
         if with_reference:
             found.append("the reference weights were fixed before the data were seen")
         return (*found, *network_assumptions(self.network))
@@ -174,8 +173,11 @@ def check_structure(network: Network, structure: Any, params: Any) -> dict[str, 
     structure.leaves(params)  # refuses other paths and shapes
     layers = {layer.path: layer for layer in structure.spec}
     leaves = network.leaves
-    for gain in network.gains:
-        where = np.unique(np.searchsorted(leaves.starts, gain.entries.index, side="right") - 1)
+    for distance in network.distances:
+        if distance.kind not in {"spectral", "rows"}:
+            continue
+        index = distance.entries.index
+        where = np.unique(np.searchsorted(leaves.starts, index, side="right") - 1)
         for number in where:
             path = leaves.paths[number]
             if path not in layers:
@@ -183,14 +185,13 @@ def check_structure(network: Network, structure: Any, params: Any) -> dict[str, 
                     f"structure: leaves out {path!r}, which apply multiplies with the data; make "
                     "it with describe(params, apply=..., example=...)"
                 )
-            _check_view(network, layers[path], gain, int(number))
+            _check_view(network, layers[path], index.reshape(-1, *index.shape[-2:]), int(number))
     return layers
 
 
-def _check_view(network: Network, layer: Layer, gain: Gain, number: int) -> None:
+def _check_view(network: Network, layer: Layer, index: np.ndarray, number: int) -> None:
     """The rows and columns that apply uses are those of the structure, or their transpose."""
     start, end = network.leaves.starts[number], network.leaves.starts[number + 1]
-    index = gain.entries.index
     if index.size == 0 or index.min() < start or index.max() >= end:
         return  # several leaves side by side: no single view of one of them
     numbers = np.arange(end - start, dtype=np.int32).reshape(layer.shape)

@@ -21,10 +21,10 @@ from rankjax.certificates.theorem._values import (
     Distance,
     Entries,
     Gain,
-    Moved,
     Recorder,
     Tag,
     Unknown,
+    wide,
 )
 from rankjax.certificates.theorem._walk import Reader, refused
 from rankjax.network.paths import paths_and_leaves, split_arrays
@@ -90,7 +90,11 @@ class Leaves:
         for path, shape in zip(self.paths, self.shapes, strict=True):
             if path not in found or tuple(np.shape(found[path])) != shape:
                 raise ValueError(f"params: lacks {path!r} of shape {shape}")
-            parts.append(np.asarray(found[path]).astype(np.float64).ravel())
+            leaf = np.asarray(found[path])
+            part = leaf.astype(np.float64).ravel()
+            if leaf.dtype.kind in "iu" and np.any(np.abs(part) > 2**53):
+                raise ValueError(f"params[{path!r}]: integers beyond 2^53 have no float64")
+            parts.append(part)
         vector = np.concatenate(parts)
         if not np.isfinite(vector).all():
             raise ValueError("params: the weights must be finite")
@@ -221,7 +225,7 @@ class Network:
             self._closed: ClosedJaxpr = closed
             self._finish_reading(first)
         self.held = held_by(closed)
-        self._pass = jax.jit(self._batch)
+        self._pass = jax.jit(self.batch)
         self._logits = jax.jit(
             lambda weights, x: jax.vmap(lambda one: self._read(weights, one)[1])(x)
         )
@@ -300,10 +304,12 @@ class Network:
         outs, out_tags = reader.run(
             self._closed, [*values, *inputs], [*tags, *(DATA for _ in inputs)]
         )
-        logits = jnp.asarray(outs[0]).astype(jnp.float64)[0]
+        logits = wide(outs[0])[0]
         return recorder, logits, out_tags[0], reader.met
 
-    def _batch(self, weights: Array, x: Any, y: Array) -> tuple[Array, Array]:
+    def batch(self, weights: Array, x: Any, y: Array) -> tuple[Array, Array]:
+        """Gaps ``(n, classes)`` and slots ``(slots, n)`` of a batch; traceable, differentiable."""
+
         def one(x, y):
             recorder, logits, tag, _ = self._read(weights, x)
             slots = [recorder.slots[i] for i in self._slots]
@@ -392,3 +398,33 @@ def _wide_dtype(a: Any) -> Any:
 
 def _wide(a: np.ndarray) -> np.ndarray:
     return a.astype(np.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a
+
+
+def trace_network(
+    apply: Callable[[Any, Any], Any],
+    params: Any,
+    x: Any,
+    /,
+    *,
+    activations: Mapping[str, float] | None = None,
+) -> Network:
+    """Read the recursion of a network off its forward function.
+
+    Args:
+        apply: ``apply(params, x) -> logits (batch, classes)``, in inference mode.
+        params: the parameters; their shapes are looked at, not their values.
+        x: a batch; only shapes are looked at.
+        activations: Lipschitz constants of jitted functions by name, for activations without a
+            rule.
+
+    Returns:
+        What ``surrogate`` takes; ``recursion.nodes`` shows how far each value can move.
+
+    Raises:
+        ValueError: for whatever weights flow through that no rule bounds, naming it; for Python
+            numbers, complex arrays and duplicate paths in ``params``; for outputs that are not
+            logits.
+
+    Cost: one trace of ``apply``; nothing is computed.
+    """
+    return Network(apply, params, x, activations)

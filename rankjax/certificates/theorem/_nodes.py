@@ -21,6 +21,9 @@ Op = Literal[
 ]  # fmt: skip
 
 
+_ROOM = 1 + 1e-12  # where a difference is taken, rounding counts more
+
+
 @dataclass(frozen=True)
 class Node:
     """One step of the recursion (static).
@@ -84,7 +87,7 @@ def evaluate(
         case "sum":
             return sum(a * b for a, b in zip(f, args, strict=True))
         case "join":
-            return root(sum((a * b) ** 2 for a, b in zip(f, args, strict=True)))
+            return root(jnp.asarray(sum((a * b) ** 2 for a, b in zip(f, args, strict=True))))
         case "matrix":
             return (gain + f[0] * distance) * args[0] + distance * s[0]
         case "bilinear":
@@ -96,12 +99,13 @@ def evaluate(
             return first + jnp.minimum(fb * a_inf, fa * a_two) * b
         case "quotient":
             (a, b), (fa, fb), (quotient, smallest) = args, f, s
-            room = smallest - b
+            room = smallest - b * _ROOM
             bound = (fa * a + fb * b * quotient) / jnp.where(room > 0, room, 1)
             return jnp.where(room > 0, bound, jnp.inf)
         case "local":
-            slope = SLOPES[node.function](s[0] - args[0], s[1] + args[0], *f)
-            return jnp.where(args[0] > 0, slope * args[0], 0.0)
+            reach = args[0] * _ROOM
+            slope = SLOPES[node.function](s[0] - reach, s[1] + reach, *f)
+            return jnp.where(reach > 0, slope * reach, 0.0)
     raise AssertionError(node.op)
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from rankjax.certificates.theorem._nodes import Node
+from rankjax.certificates.theorem._nodes import Node, root
 from rankjax.certificates.theorem._values import (
     ARITHMETIC,
     DATA,
@@ -33,6 +33,7 @@ from rankjax.certificates.theorem._values import (
     RowForm,
     Tag,
     Unknown,
+    length_of,
     max_norm,
     two_norm,
     wide,
@@ -67,7 +68,7 @@ def moved_by(rec: Recorder, tag: Tag, value: Any, out: Any) -> Moved:
 
 def rounding(out: Any, relative: float) -> Any:
     """The 2-norm of the rounding error of an entrywise operation."""
-    size = jnp.sqrt(jnp.sum(jnp.square(out)))
+    size = length_of(out)
     return relative * size + UNDERFLOW * math.sqrt(np.size(out))
 
 
@@ -166,9 +167,8 @@ def _gather(rec, eqn, values, tags, out) -> Tag:
         taken = Entries.plain(np.arange(np.size(values[0])).reshape(np.shape(values[0])))
         index = move_entries(taken, eqn, values).index
         inside = index[(index >= 0) & (index < np.size(values[0]))]
-        if isinstance(tags[0], Entries):
-            if inside.size == index.size:
-                return move_entries(tags[0], eqn, values)
+        if isinstance(tags[0], Entries) and inside.size == index.size:
+            return move_entries(tags[0], eqn, values)
         repeats = int(np.bincount(inside.ravel(), minlength=1).max())
         return replace(rec.scale(rec.moved(tags[0]), math.sqrt(repeats)), rows=None)
     if isinstance(tags[0], Entries):
@@ -264,7 +264,9 @@ def _mul(rec, eqn, values, tags, out) -> Tag:
     return _measured(rec, moved, jnp.max(jnp.abs(wide(other)), initial=0.0), rounded)
 
 
-def _scaled_entries(entries: Entries, factor: np.ndarray, shape: tuple[int, ...]) -> Entries:
+def _scaled_entries(entries: Entries, factor: np.ndarray, shape: tuple[int, ...]) -> Tag:
+    if not np.isfinite(factor).all():
+        return Unknown("a product with a number that is not finite")
     return Entries(
         np.broadcast_to(entries.index, shape), np.broadcast_to(entries.factor * factor, shape)
     )
@@ -347,7 +349,7 @@ def _identity(rec, eqn, values, tags, out) -> Tag:
 
 def _reduce_sum(rec, eqn, values, tags, out) -> Tag:
     terms = np.size(values[0]) / max(np.size(out), 1)
-    size = jnp.sqrt(jnp.sum(jnp.square(values[0])))
+    size = length_of(values[0])
     rounded = ARITHMETIC * (terms + 8) * math.sqrt(terms) * size + UNDERFLOW
     return rec.scale(rec.moved(tags[0]), math.sqrt(terms), rounded)
 
@@ -373,7 +375,7 @@ def _pooling(rec, eqn, values, tags, out) -> Tag:
         return rec.scale(rec.moved(tags[0]), math.sqrt(columns))
     rows = math.prod(sizes)
     factor = math.sqrt(columns * rows)
-    size = jnp.sqrt(jnp.sum(jnp.square(values[0])))
+    size = length_of(values[0])
     rounded = ARITHMETIC * (rows + 8) * factor * size + UNDERFLOW
     return rec.scale(rec.moved(tags[0]), factor, rounded)
 
@@ -396,7 +398,7 @@ def _dot(rec, eqn, values, tags, out) -> Tag:
             return replace(found, rows=RowForm(rows, node, slot))
         return found
     sizes = [largest_in_batch(values[i], batch[i]) for i in (0, 1)]
-    whole = [jnp.sqrt(jnp.sum(jnp.square(wide(v)))) for v in values]
+    whole = [length_of(v) for v in values]
     rounded = ARITHMETIC * (terms + 8) * whole[0] * whole[1] + UNDERFLOW
     if both_move:
         return _bilinear(rec, tags, sizes, 1.0, rounded)
@@ -422,7 +424,7 @@ def matrices_of(tag: Entries, contract: Sequence[int], batch: Sequence[int]) -> 
 def largest_in_batch(value: Any, batch: Sequence[int]) -> Any:
     """The largest Frobenius norm in a batch of matrices."""
     axes = tuple(d for d in range(np.ndim(value)) if d not in batch)
-    return jnp.sqrt(jnp.max(jnp.sum(jnp.square(wide(value)), axis=axes), initial=0.0))
+    return root(jnp.max(jnp.sum(jnp.square(wide(value)), axis=axes), initial=0.0))
 
 
 def largest_spectral_norm(matrices: np.ndarray) -> float:
@@ -444,16 +446,16 @@ def _matrix(
     """A weight matrix applied to data: (A~, h~) -> (A, h)."""
     moved = rec.moved(tag)
     if size is None:
-        size = jnp.sqrt(jnp.sum(jnp.square(wide(data))))
+        size = length_of(data)
     upper = size * ROOM + gain.gather * moved.rounding + UNDERFLOW
-    frobenius = jnp.sqrt(jnp.sum(jnp.square(weights)))
+    frobenius = length_of(weights)
     node = Node(
         "matrix",
         (moved.node,),
         (gain.gather,),
         (rec.slot(upper),),
         distance=rec.distance(Distance("spectral", gain.entries)),
-        gain=rec.gain(gain),
+        gain=rec.gain(gain) if moved.node else -1,
     )
     rounded = ARITHMETIC * (terms + 8) * frobenius * size + UNDERFLOW
     return rec.add(node, [moved], rounded, slots=(size,), gain=frobenius * gain.gather)
@@ -479,12 +481,12 @@ def _convolution(rec, eqn, values, tags, out) -> Tag:
     window = tuple(np.shape(values[1])[d] for d in spec[2:])
     terms = math.prod(window) * np.shape(values[1])[spec[1]]
     gather = geometry.gather_norm
-    patches = jnp.sqrt(jnp.sum(geometry.squared_patch_norms(wide(values[0]))))
+    patches = root(jnp.sum(geometry.squared_patch_norms(wide(values[0]))))
     if isinstance(tags[1], Entries):
         entries = kernel_matrices(tags[1], spec, geometry.groups)
         gain = Gain(entries, gather, geometry, window)
         return _matrix(rec, gain, values[1], values[0], tags[0], terms, patches)
-    kernel = jnp.sqrt(jnp.sum(jnp.square(wide(values[1]))))
+    kernel = length_of(values[1])
     rounded = ARITHMETIC * (terms + 8) * kernel * patches + UNDERFLOW
     if touched(tags[1]):
         return _bilinear(rec, tags, [patches, kernel], gather, rounded)

@@ -12,7 +12,7 @@ import numpy as np
 
 from rankjax.bounds.binary_kl import kl_inverse
 from rankjax.certificates._lengths import one_of, total
-from rankjax.certificates.theorem._counting import Counter
+from rankjax.certificates.theorem._counting import Counter, limits_of
 from rankjax.certificates.theorem._distances import (
     coded_distance,
     distances_length,
@@ -182,16 +182,16 @@ def search(
         errors = errors_for(picks) * (n / count)
         return objective(errors, np.asarray(nats), n, delta, tried)
 
-    weight = _sensitivity(problem, counter, part, gains, pairs, choices)
+    weight = _sensitivity(problem, part, gains, pairs, choices)
     pick = minimise(choices, value, weight)
     return _refine(problem, counter, choices, pick, look, n, delta, tried)
 
 
-def _sensitivity(problem, counter, part, gains, pairs, choices) -> list[np.ndarray]:
+def _sensitivity(problem, part, gains, pairs, choices) -> list[np.ndarray]:
     """How much each code of each leaf moves the outputs, alone and small."""
     found = []
     with jax.enable_x64(True):
-        limits = jax.jit(counter.limits)
+        limits = jax.jit(partial(limits_of, problem.network))
         zero = np.zeros(len(problem.network.distances))
         for choice in choices:
             slopes = np.zeros(len(zero))

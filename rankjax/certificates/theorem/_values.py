@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rankjax.certificates.theorem._nodes import Node, evaluate
+from rankjax.certificates.theorem._nodes import Node, evaluate, root
 from rankjax.network.convolution import Convolution
 
 #: Relative error of one arithmetic operation in float64, and of exp, tanh and their like: their
@@ -216,8 +217,13 @@ class Recorder:
 
 def two_norm(value: Any, arg: Moved) -> tuple[Any, Any]:
     """The computed 2-norm, and an upper bound of the exact one."""
-    found = jnp.sqrt(jnp.sum(jnp.square(wide(value))))
+    found = length_of(value)
     return found, found * ROOM + arg.rounding + UNDERFLOW
+
+
+def length_of(value: Any) -> Array:
+    """The 2-norm over all entries, with derivative 0 at 0."""
+    return root(jnp.sum(jnp.square(wide(value))))
 
 
 def max_norm(value: Any, arg: Moved) -> tuple[Any, Any]:
@@ -227,6 +233,11 @@ def max_norm(value: Any, arg: Moved) -> tuple[Any, Any]:
 
 
 def wide(value: Any) -> Array:
-    """Floating point numbers in float64; everything else as it is."""
+    """Floating point numbers in float64 (in the widest type there is); the rest as it is."""
     value = jnp.asarray(value)
-    return value.astype(jnp.float64) if jnp.issubdtype(value.dtype, jnp.floating) else value
+    return value.astype(widest()) if jnp.issubdtype(value.dtype, jnp.floating) else value
+
+
+def widest() -> Any:
+    """float64, or float32 in a training loop without x64."""
+    return jax.dtypes.canonicalize_dtype(np.float64)

@@ -36,6 +36,7 @@ from rankjax.certificates.theorem._values import (
     Tag,
     Unknown,
     wide,
+    widest,
 )
 
 _CALLS = {
@@ -54,12 +55,12 @@ class Reader:
         recorder: where nodes go.
         told: Lipschitz constants of jitted functions by name.
         met: the names among them that were found.
-        held: sizes of the arrays that the function holds itself, and its other numbers.
     """
 
     recorder: Recorder
     told: Mapping[str, float]
     met: set[str] = field(default_factory=set)
+    _found: dict[int, dict[Any, Match]] = field(default_factory=dict)
 
     def run(
         self, closed: ClosedJaxpr, values: Sequence[Any], tags: Sequence[Tag]
@@ -73,7 +74,7 @@ class Reader:
         env: dict[Any, tuple[Any, Tag]] = dict(
             zip(variables, zip(values, tags, strict=True), strict=True)
         )
-        matches = _activations.find(jaxpr) if any(map(touched, tags)) else {}
+        matches = self._activations_in(jaxpr) if any(map(touched, tags)) else {}
 
         def read(atom: Any) -> tuple[Any, Tag]:
             return (atom.val, None) if isinstance(atom, Literal) else env[atom]
@@ -88,6 +89,11 @@ class Reader:
         results = [read(atom) for atom in jaxpr.outvars]
         return [v for v, _ in results], [t for _, t in results]
 
+    def _activations_in(self, jaxpr: Jaxpr) -> dict[Any, Match]:
+        if id(jaxpr) not in self._found:  # the body of a loop is read once per step
+            self._found[id(jaxpr)] = _activations.find(jaxpr)
+        return self._found[id(jaxpr)]
+
     def _activation(self, match: Match, read: Callable, out: Any, found: Tag) -> Tag:
         """The bound of a known activation, in place of what its equations say one by one."""
         _, tag = read(match.variable)
@@ -99,7 +105,7 @@ class Reader:
 
     def equation(
         self, eqn: JaxprEqn, values: list[Any], tags: list[Tag]
-    ) -> tuple[list[Any], list[Tag]]:
+    ) -> tuple[Sequence[Any], Sequence[Tag]]:
         """Values and provenance of the outputs of one equation."""
         name = eqn.primitive.name
         if name in _CALLS:
@@ -110,8 +116,6 @@ class Reader:
             return self._scan(eqn, values, tags)
         if name == "cond":
             return self._cond(eqn, values, tags)
-        if any(isinstance(v.aval, jax.core.ShapedArray) is False for v in eqn.outvars):
-            raise refused(repr(name))
         outs = self._compute(eqn, values)
         return outs, self._tags(eqn, values, tags, outs)
 
@@ -153,7 +157,7 @@ class Reader:
         if name == "reduce_precision":
             return [values[0]]
         if name == "convert_element_type" and jnp.issubdtype(eqn.params["new_dtype"], jnp.floating):
-            return [jnp.asarray(values[0]).astype(jnp.float64)]
+            return [jnp.asarray(values[0]).astype(widest())]
         params = dict(eqn.params)
         if name in _PRODUCTS:
             params["preferred_element_type"] = None
@@ -166,12 +170,7 @@ class Reader:
 
     def _untouched(self, eqn: JaxprEqn, values: list[Any], tags: list[Tag]):
         """As it is written; constants are computed at once, since rules look at their values."""
-        values = [
-            jnp.asarray(v).astype(atom.aval.dtype)
-            if hasattr(atom.aval, "dtype") and jnp.issubdtype(atom.aval.dtype, jnp.floating)
-            else v
-            for v, atom in zip(values, eqn.invars, strict=True)
-        ]
+        values = [_as_declared(v, atom.aval) for v, atom in zip(values, eqn.invars, strict=True)]
         if any(tag is not None for tag in tags) or any(isinstance(v, Tracer) for v in values):
             outs, tag = bind(eqn, values), DATA
         else:
@@ -272,6 +271,14 @@ def _of_other_type(eqn: JaxprEqn, values: list[Any], tags: list[Tag], aval: Any)
             return moved
     what = f"{name!r} to {aval.dtype}" if name == "convert_element_type" else repr(name)
     return Unknown(what)
+
+
+def _as_declared(value: Any, aval: Any) -> Any:
+    """Floating point numbers in the type that the equation was traced with."""
+    dtype = getattr(aval, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        return value
+    return jnp.asarray(value).astype(jax.dtypes.canonicalize_dtype(dtype))
 
 
 def _member(value: Any, i: int) -> Any:

@@ -1,0 +1,229 @@
+"""Certify a trained network by a stored neighbor: a short file near it stands for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+
+from rankjax.certificates._guarantee import Guarantee, check_confidence, check_integer
+from rankjax.certificates._lengths import Length, one_of, total
+from rankjax.certificates.compressed import CompressedNetwork
+from rankjax.certificates.theorem._certificate import aligned, check_distances, headline, record
+from rankjax.certificates.theorem._counting import Counter
+from rankjax.certificates.theorem._distances import distances_length
+from rankjax.certificates.theorem._neighbor import Problem
+from rankjax.certificates.theorem._network import Network
+from rankjax.network.structure import Structure
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearCertificate(Guarantee):
+    """What ``certify_near`` promises of a trained network itself.
+
+    Attributes:
+        bits: of the neighbor's file, as far as they are paid.
+        distances: exponents of the coded distances between the network and its neighbor, in the
+            order in which the forward function uses them; ``None`` where they are equal.
+    """
+
+    bits: int
+    distances: tuple[int | None, ...]
+
+    def length(self) -> Length:
+        """The whole code length."""
+        file = Length(((self.bits, 2, 1),))
+        return total([file, distances_length(self.distances), one_of(self.tried)])
+
+    def check(self) -> None:
+        """Raise ``ValueError`` unless every field is of the stated form."""
+        super().check()
+        check_integer(self.bits, "bits", 1)
+        check_distances(self.distances)
+
+    @classmethod
+    def from_json(cls, text: str) -> NearCertificate:
+        """Read what ``to_json`` wrote, and verify it.
+
+        Raises:
+            ValueError: if the text is not a certificate, or its value does not follow from its
+                integers.
+        """
+        try:
+            found = json.loads(text)
+        except (json.JSONDecodeError, RecursionError, TypeError) as error:
+            raise ValueError(f"text: not a certificate ({error})") from None
+        found = record(found, {field.name for field in fields(cls)} | {"nats"}, "text")
+        del found["nats"]
+        for name in ("distances", "assumptions"):
+            if not isinstance(found[name], list):
+                raise ValueError(f"{name}: got {found[name]!r}, must be a list")
+            found[name] = tuple(found[name])
+        certificate = cls(**found)
+        certificate.verify()
+        return certificate
+
+    def __str__(self) -> str:
+        rows = [
+            ("distance", str(i), "equal" if a is None else f"2^({a}/8) units")
+            for i, a in enumerate(self.distances)
+        ]
+        return "\n".join(
+            [
+                headline(self),
+                f"  counted errors {self.errors} of {self.n} ({self.empirical:.4f}), "
+                f"code {self.nats:.1f} nats, of them {self.bits} bits for the stored neighbor",
+                *aligned(rows),
+                "assumptions:",
+                *(f"  - {text}" for text in self.assumptions),
+            ]
+        )
+
+
+def certify_near(
+    structure: Structure,
+    params: Any,
+    x: Any,
+    y: Any,
+    /,
+    *,
+    apply: Callable[[Any, Any], Any],
+    neighbor: CompressedNetwork,
+    delta: float = 0.01,
+    activations: Mapping[str, float] | None = None,
+    tried: int = 1,
+    batch_size: int = 1024,
+) -> NearCertificate:
+    r"""A bound on the true error of the network itself, by way of a stored network next to it.
+
+    The theorem of ``certify`` with another code: where a network lies close to a *short file*,
+    because it was trained to or was made from one by ``compress``, D is the bits of that file plus
+    the coded distances.
+
+    Args:
+        structure: from ``describe`` with the forward function.
+        params: the trained parameters.
+        x: the training inputs.
+        y: integer labels.
+        apply: ``apply(params, x) -> logits``.
+        neighbor: from ``compress``.
+        delta: confidence.
+        activations: see ``certify``.
+        tried: number of architectures or codes tried on this sample.
+        batch_size: examples per call.
+
+    Returns:
+        A ``NearCertificate``; check it with ``verify_near``.
+
+    Raises:
+        ValueError: as for ``certify``.
+
+    Not differentiable. Cost: one forward pass of the neighbor in float64.
+
+    Source: derived for this library (documentation, theory).
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from rankjax.certificates import compress
+        >>> from rankjax.network import describe
+        >>> x = jax.random.normal(jax.random.key(0), (4000, 2))
+        >>> y = (x[:, 0] > 0).astype(int)
+        >>> params = {"kernel": jnp.array([[-1.0, 1.0], [0.0, 0.01]])}
+        >>> apply = lambda params, x: x @ params["kernel"]
+        >>> structure = describe(params)
+        >>> neighbor = compress(structure, params)
+        >>> certify_near(structure, params, x, y, apply=apply, neighbor=neighbor).value < 0.1
+        True
+    """
+    check_confidence(delta, tried)
+    problem, coded, steps = _problem(structure, params, x, apply, neighbor, activations)
+    exponents = problem.exponents(coded, steps)
+    errors = _count(problem, coded, steps, exponents, x, y, batch_size)
+    draft = NearCertificate(
+        value=1.0,
+        errors=errors,
+        n=len(np.asarray(y)),
+        delta=float(delta),
+        tried=tried,
+        assumptions=problem.assumptions(with_reference=False),
+        bits=neighbor.bits,
+        distances=tuple(exponents),
+    )
+    return draft.settled()
+
+
+def verify_near(
+    certificate: NearCertificate,
+    structure: Structure,
+    params: Any,
+    x: Any,
+    y: Any,
+    /,
+    *,
+    apply: Callable[[Any, Any], Any],
+    neighbor: CompressedNetwork,
+    activations: Mapping[str, float] | None = None,
+    batch_size: int = 1024,
+) -> Decimal:
+    """Recompute a certificate of ``certify_near`` from the file, the weights and the data.
+
+    Returns:
+        The bound to fifty digits.
+
+    Raises:
+        ValueError: naming the first claim that does not hold.
+    """
+    if not isinstance(certificate, NearCertificate):
+        raise ValueError(
+            f"certificate: got {type(certificate).__name__}, must be a NearCertificate"
+        )
+    exact = certificate.verify()
+    if certificate.bits != neighbor.bits:
+        raise ValueError(f"bits: got {certificate.bits}, the file has {neighbor.bits}")
+    problem, coded, steps = _problem(structure, params, x, apply, neighbor, activations)
+    if certificate.n != len(np.asarray(y)):
+        raise ValueError(f"n: got {certificate.n}, the sample has {len(np.asarray(y))} examples")
+    told = problem.assumptions(with_reference=False)
+    if certificate.assumptions != told:
+        raise ValueError(f"assumptions: got {certificate.assumptions}, must be {told}")
+    counted = _count(problem, coded, steps, certificate.distances, x, y, batch_size)
+    if counted > certificate.errors:
+        raise ValueError(f"errors: got {certificate.errors}, counted {counted}")
+    return exact
+
+
+def _problem(
+    structure: Structure,
+    params: Any,
+    x: Any,
+    apply: Callable[[Any, Any], Any],
+    neighbor: CompressedNetwork,
+    activations: Mapping[str, float] | None,
+) -> tuple[Problem, np.ndarray, np.ndarray]:
+    network = Network(apply, params, x, activations)
+    problem = Problem.of(network, structure, params, None)
+    try:
+        coded = network.leaves.vector(neighbor.params)
+    except ValueError as error:
+        raise ValueError(str(error).replace("params", "neighbor.params", 1)) from None
+    return problem, coded, np.zeros_like(coded)
+
+
+def _count(
+    problem: Problem,
+    coded: np.ndarray,
+    steps: np.ndarray,
+    exponents: Sequence[int | None],
+    x: Any,
+    y: Any,
+    batch_size: int,
+) -> int:
+    distances = problem.check_exponents(exponents, coded, steps)
+    counter = Counter(problem.network)
+    gains, pairs = counter.norms(coded)
+    seen = problem.network.observe(coded, x, y, batch_size=batch_size)
+    return int(counter(seen, gains, pairs, distances[None])[0])

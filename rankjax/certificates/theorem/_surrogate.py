@@ -1,0 +1,179 @@
+"""The certificate as a loss: real-valued steps, expected distances, a soft count of errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from rankjax.bounds.binary_kl import kl_inverse
+from rankjax.certificates._guarantee import check_confidence
+from rankjax.certificates.theorem._counting import limits_of
+from rankjax.certificates.theorem._distances import unit
+from rankjax.certificates.theorem._network import Network
+from rankjax.certificates.theorem._values import Distance, Entries
+from rankjax.matrix import spectral_norm
+from rankjax.network.paths import paths_and_leaves
+
+_LARGEST_ERROR = 0.99  # beyond, kl^{-1} is nearly 1 and has no slope to follow
+_SMALL = 1e-7  # relative error
+
+
+class Surrogate(NamedTuple):
+    """A differentiable stand-in for a certificate.
+
+    Attributes:
+        value: ``kl^{-1}(error, (nats + ln(1/delta)) / n)``, continued linearly in the error where
+            that is above 0.99, so that a gradient leads out of there.
+        error: the soft count of errors, at least the share with ``gap <= limit``.
+        nats: the code length with real-valued steps.
+    """
+
+    value: Array
+    error: Array
+    nats: Array
+
+
+def surrogate(
+    network: Network,
+    params: Any,
+    x: Any,
+    y: Array,
+    /,
+    *,
+    precision: Mapping[str, ArrayLike],
+    n: ArrayLike,
+    delta: float = 0.01,
+    temperature: ArrayLike = 0.01,
+) -> Surrogate:
+    r"""The certificate of ``certify`` made differentiable, as a term of a training loss.
+
+    A leaf of N weights and root mean square r gets the step ``s = r 2^{1 - b}`` with b bits, a real
+    number that may be trained along. With ``z = |w| / s``::
+
+        nats  = sum over leaves of coin(N, sum z) + ln 2 sum min(z, 1)
+        error = mean_i log2(1 + sum_{j != y} exp(-(f_y - f_j - limit_j(x_i)) / (T U(x_i))))
+
+    ``coin`` is the adaptive code of magnitudes in unary; ``limit`` is that of ``certify`` at the
+    distances that rounding to such steps leads to on average, e.g. ``s (sqrt(m) + sqrt(n)) /
+    sqrt(12)`` for a matrix. U is the derivative of the mean limit in a relative error common to all
+    distances, so that the loss does not change when a layer is scaled and the next one scaled back.
+    The soft count is at least the hard one for every temperature T.
+
+    Args:
+        network: from ``trace_network``.
+        params: the parameters.
+        x: a batch.
+        y: its integer labels.
+        precision: bits per path of the leaves that the network uses; traced, trainable.
+        n: size of the whole sample.
+        delta: confidence.
+        temperature: T; traced.
+
+    Raises:
+        ValueError: if a leaf has no precision.
+
+    Differentiable in ``params``, ``precision`` and ``temperature``. Cost: one forward pass (its
+    backward pass under ``grad``) and one decomposition per matrix.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from rankjax.certificates import trace_network
+        >>> params = {"kernel": jnp.array([[-1.0, 1.0], [0.0, 0.0]])}
+        >>> apply = lambda params, x: x @ params["kernel"]
+        >>> x, y = jnp.array([[1.0, 0.0], [-1.0, 0.0]]), jnp.array([1, 0])
+        >>> found = surrogate(trace_network(apply, params, x), params, x, y,
+        ...                   precision={"kernel": 4.0}, n=1000)
+        >>> round(float(found.nats), 2), round(float(found.value), 4)
+        (14.53, 0.019)
+    """
+    check_confidence(delta, 1)
+    paths = [network.leaves.paths[i] for i in network.used]
+    missing = [path for path in paths if path not in precision]
+    if missing:
+        raise ValueError(f"precision: lacks {missing}; every leaf that the network uses needs one")
+    found = dict(paths_and_leaves(params))
+    leaves = [jnp.asarray(found[path]) for path in network.leaves.paths]
+    like = jnp.result_type(*(leaves[i].dtype for i in network.used), jnp.float32)
+    weights = jnp.concatenate([leaf.astype(like).ravel() for leaf in leaves])
+    starts = network.leaves.starts
+
+    nats, steps = jnp.zeros((), like), jnp.zeros(weights.shape, like)
+    for number, path in zip(network.used, paths, strict=True):
+        place = slice(int(starts[number]), int(starts[number + 1]))
+        leaf, bits = weights[place], jnp.asarray(precision[path], like)
+        tiny = jnp.asarray(float(np.finfo(like).tiny) ** 0.5, like)
+        step = jnp.sqrt(jnp.mean(jnp.square(leaf)) + tiny) * 2 ** (1 - bits)
+        steps = steps.at[place].set(step)
+        magnitudes = jnp.abs(leaf) / step
+        nats += _coin(jnp.asarray(leaf.size, like), jnp.sum(magnitudes))
+        nats += math.log(2) * jnp.sum(jnp.minimum(magnitudes, 1))
+
+    gaps, slots = network.batch(weights, x, y)
+    gaps, slots = gaps.astype(like), slots.astype(like)
+    head = network.head
+    rows = _entries(head.rows, weights) if head else jnp.zeros((0, 0), like)
+    pairs = _row_differences(rows)
+    norms = [jnp.max(spectral_norm(_entries(gain.entries, weights))) for gain in network.gains]
+    gains = jnp.stack(
+        [norm * gain.gather for norm, gain in zip(norms, network.gains, strict=True)]
+        or [jnp.zeros((), like)]
+    )
+    distances = jnp.stack([_expected(d, steps) for d in network.distances])
+    sizes = jnp.stack([_size(d, weights) for d in network.distances])
+    limits = limits_of(network, slots, y, gains, pairs, distances)
+    unit_limits = limits_of(network, slots, y, gains, pairs, _SMALL * sizes) / _SMALL
+    scale = jax.lax.stop_gradient(jnp.mean(unit_limits, axis=1, keepdims=True))
+    scaled = -(gaps - limits) / (jnp.asarray(temperature, like) * scale)
+    wrong = jnp.logaddexp(0.0, jax.scipy.special.logsumexp(scaled, axis=1)) / math.log(2)
+    error = jnp.mean(wrong)
+
+    budget = (nats + math.log(1 / delta)) / jnp.asarray(n, like)
+    inside = jnp.minimum(error, _LARGEST_ERROR)
+    value = kl_inverse(inside, budget) + (error - inside)
+    return Surrogate(value, error, nats)
+
+
+def _coin(no: Array, yes: Array) -> Array:
+    lgamma = jax.scipy.special.gammaln
+    half = jnp.asarray(0.5, no.dtype)
+    return lgamma(no + yes + 1) + math.log(math.pi) - lgamma(no + half) - lgamma(yes + half)
+
+
+def _entries(entries: Entries, weights: Array) -> Array:
+    return jnp.asarray(entries.factor, weights.dtype) * weights[entries.index]
+
+
+def _row_differences(rows: Array) -> Array:
+    squares = jnp.sum(jnp.square(rows[:, None] - rows[None]), axis=-1)
+    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+
+
+def _expected(distance: Distance, steps: Array) -> Array:
+    """The distance that rounding to these steps leads to on average."""
+    plain = unit(distance, np.zeros(steps.shape))
+    entries = distance.entries
+    factor = jnp.asarray(np.abs(entries.factor), steps.dtype)
+    return plain * jnp.max(factor * steps[entries.index])
+
+
+def _size(distance: Distance, weights: Array) -> Array:
+    """The distance from zero."""
+    found = _entries(distance.entries, weights)
+    match distance.kind:
+        case "spectral":
+            return jnp.max(spectral_norm(found))
+        case "norm":
+            return jnp.linalg.norm(found)
+        case "row":
+            return jnp.max(jnp.linalg.norm(found, axis=1))
+        case "rows":
+            return jnp.max(_row_differences(found))
+        case "range":
+            return jnp.max(found) - jnp.min(found)
