@@ -16,8 +16,7 @@ from rankjax.certificates.compressed import CompressedNetwork
 from rankjax.certificates.theorem._certificate import aligned, check_distances, headline, record
 from rankjax.certificates.theorem._counting import Counter
 from rankjax.certificates.theorem._distances import distances_length
-from rankjax.certificates.theorem._neighbor import Problem
-from rankjax.certificates.theorem._network import Network
+from rankjax.certificates.theorem._neighbor import Problem, weights_of
 from rankjax.network.structure import Structure
 
 
@@ -204,12 +203,8 @@ def _problem(
     neighbor: CompressedNetwork,
     activations: Mapping[str, float] | None,
 ) -> tuple[Problem, np.ndarray, np.ndarray]:
-    network = Network(apply, params, x, activations)
-    problem = Problem.of(network, structure, params, None)
-    try:
-        coded = network.leaves.vector(neighbor.params)
-    except ValueError as error:
-        raise ValueError(str(error).replace("params", "neighbor.params", 1)) from None
+    problem = Problem.read(structure, params, x, apply=apply, activations=activations)
+    coded = weights_of(problem.network, neighbor.params, "neighbor.params")
     return problem, coded, np.zeros_like(coded)
 
 

@@ -13,7 +13,7 @@ from rankjax.certificates.theorem._certificate import Certificate
 from rankjax.certificates.theorem._counting import Counter
 from rankjax.certificates.theorem._guard import guard as run_guard
 from rankjax.certificates.theorem._neighbor import Problem
-from rankjax.certificates.theorem._network import Network, Observed
+from rankjax.certificates.theorem._network import Observed
 from rankjax.certificates.theorem._search import search
 from rankjax.network.sample import number_of_examples
 from rankjax.network.structure import Structure
@@ -96,8 +96,10 @@ def certify(
     check_confidence(delta, tried)
     labels = np.asarray(y)
     number_of_examples(x, labels, batch_size)
-    network = Network(apply, params, x, activations)
-    problem = Problem.of(network, structure, params, reference)
+    problem = Problem.read(
+        structure, params, x, apply=apply, reference=reference, activations=activations
+    )
+    network = problem.network
     counter = Counter(network)
     observed = network.observe(problem.weights, x, labels, batch_size=batch_size)
     n = len(labels)

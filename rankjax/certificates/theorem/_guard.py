@@ -69,8 +69,7 @@ def guard(
             changes = jnp.abs(moved[take, labels][:, None] - moved)
             return jnp.max(jnp.maximum(changes - noise, 0) / (limits + noise))
 
-        shares = jax.jit(share)
-        slopes = jax.jit(jax.grad(share))
+        share_and_slope = jax.jit(jax.value_and_grad(share))
         rng = np.random.default_rng(seed)
         largest, drawn = 0.0, 0
         starts = [problem.weights - coded]
@@ -79,11 +78,10 @@ def guard(
             change = start if number == 0 else _fit(problem, start, distances)
             steps = _ASCENT if number in (1, 2) else 0
             for step in range(steps + 1):
-                found = float(shares(jnp.asarray(coded + change)))
-                drawn += 1
+                value, slope = map(np.asarray, share_and_slope(jnp.asarray(coded + change)))
+                found, drawn = float(value), drawn + 1
                 largest = max(largest, found if np.isfinite(found) else np.inf)
                 if step < steps:
-                    slope = np.asarray(slopes(jnp.asarray(coded + change)))
                     if not np.isfinite(slope).all() or not slope.any():
                         break
                     size = float(np.linalg.norm(change)) or 1.0

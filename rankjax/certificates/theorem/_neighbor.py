@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,20 +40,32 @@ class Problem:
     reference: np.ndarray
 
     @classmethod
-    def of(cls, network: Network, structure: Structure, params: Any, reference: Any) -> Problem:
-        """Tie them together.
+    def read(
+        cls,
+        structure: Structure,
+        params: Any,
+        x: Any,
+        *,
+        apply: Callable[[Any, Any], Any],
+        reference: Any = None,
+        activations: Mapping[str, float] | None = None,
+    ) -> Problem:
+        """Read the network and tie everything together.
 
         Raises:
-            ValueError: if ``structure`` is not of this network, or ``reference`` does not fit.
+            ValueError: if ``structure`` is not of this network, if ``reference`` does not fit, and
+                whatever ``Network`` refuses.
         """
+        if not isinstance(structure, Structure):
+            raise ValueError(
+                f"structure: got {type(structure).__name__}, must come from rankjax.describe"
+            )
+        network = Network(apply, params, x, activations)
         layers = check_structure(network, structure, params)
         weights = network.leaves.vector(params)
         base = np.zeros_like(weights)
         if reference is not None:
-            try:
-                base = network.leaves.vector(reference)
-            except ValueError as error:
-                raise ValueError(str(error).replace("params", "reference", 1)) from None
+            base = weights_of(network, reference, "reference")
         return cls(network, layers, weights, base)
 
     def part(self, vector: np.ndarray, number: int) -> np.ndarray:
@@ -160,16 +172,20 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def check_structure(network: Network, structure: Any, params: Any) -> dict[str, Layer]:
+def weights_of(network: Network, params: Any, name: str) -> np.ndarray:
+    """The weights of another tree of this network, ``name`` in messages."""
+    try:
+        return network.leaves.vector(params)
+    except ValueError as error:
+        raise ValueError(str(error).replace("params", name, 1)) from None
+
+
+def check_structure(network: Network, structure: Structure, params: Any) -> dict[str, Layer]:
     """The layers by path.
 
     Raises:
-        ValueError: if this is no ``Structure``, or not one of these parameters and this network.
+        ValueError: if the structure is not one of these parameters and this network.
     """
-    if not isinstance(structure, Structure):
-        raise ValueError(
-            f"structure: got {type(structure).__name__}, must come from rankjax.describe"
-        )
     structure.leaves(params)  # refuses other paths and shapes
     layers = {layer.path: layer for layer in structure.spec}
     leaves = network.leaves

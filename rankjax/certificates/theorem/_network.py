@@ -211,9 +211,11 @@ class Network:
                 jax.ShapeDtypeStruct(np.shape(a), _wide_dtype(a)) if i is not None else a
                 for a, i in zip(arrays, self._which, strict=True)
             ]
-            closed, shape = jax.make_jaxpr(
-                lambda p, x: apply(skeleton.fill(p), x), return_shape=True
-            )(widened, first)
+            # In float64 now, so what was one type before may be two.
+            with jax.numpy_dtype_promotion("standard"):
+                closed, shape = jax.make_jaxpr(
+                    lambda p, x: apply(skeleton.fill(p), x), return_shape=True
+                )(widened, first)
             checked = jax.tree.leaves(shape)
             if len(checked) != 1 or isinstance(shape, tuple | list):
                 raise ValueError(

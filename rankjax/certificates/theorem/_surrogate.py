@@ -100,7 +100,8 @@ def surrogate(
         raise ValueError(f"precision: lacks {missing}; every leaf that the network uses needs one")
     found = dict(paths_and_leaves(params))
     leaves = [jnp.asarray(found[path]) for path in network.leaves.paths]
-    like = jnp.result_type(*(leaves[i].dtype for i in network.used), jnp.float32)
+    wide = any(leaves[i].dtype == np.float64 for i in network.used)
+    like = np.dtype(np.float64 if wide else np.float32)
     weights = jnp.concatenate([leaf.astype(like).ravel() for leaf in leaves])
     starts = network.leaves.starts
 
@@ -129,8 +130,10 @@ def surrogate(
     sizes = jnp.stack([_size(d, weights) for d in network.distances])
     limits = limits_of(network, slots, y, gains, pairs, distances)
     unit_limits = limits_of(network, slots, y, gains, pairs, _SMALL * sizes) / _SMALL
-    scale = jax.lax.stop_gradient(jnp.mean(unit_limits, axis=1, keepdims=True))
-    scaled = -(gaps - limits) / (jnp.asarray(temperature, like) * scale)
+    scale = jnp.mean(unit_limits, axis=1, keepdims=True)
+    own = jnp.isinf(gaps)  # a class is not its own rival, and infinities have no derivative
+    excess = (limits - jnp.where(own, 0, gaps)) / (jnp.asarray(temperature, like) * scale)
+    scaled = jnp.where(own, -jnp.inf, excess)
     wrong = jnp.logaddexp(0.0, jax.scipy.special.logsumexp(scaled, axis=1)) / math.log(2)
     error = jnp.mean(wrong)
 

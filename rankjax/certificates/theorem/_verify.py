@@ -11,7 +11,6 @@ import numpy as np
 from rankjax.certificates.theorem._certificate import Certificate
 from rankjax.certificates.theorem._counting import Counter
 from rankjax.certificates.theorem._neighbor import Problem
-from rankjax.certificates.theorem._network import Network
 from rankjax.network.sample import number_of_examples
 from rankjax.network.structure import Structure
 
@@ -60,8 +59,10 @@ def verify(
     exact = certificate.verify()
     labels = np.asarray(y)
     number_of_examples(x, labels, batch_size)
-    network = Network(apply, params, x, activations)
-    problem = Problem.of(network, structure, params, reference)
+    problem = Problem.read(
+        structure, params, x, apply=apply, reference=reference, activations=activations
+    )
+    network = problem.network
     wanted = [(network.leaves.paths[i], network.leaves.shapes[i]) for i in network.used]
     if [(leaf.path, leaf.shape) for leaf in certificate.leaves] != wanted:
         got = [(leaf.path, leaf.shape) for leaf in certificate.leaves]

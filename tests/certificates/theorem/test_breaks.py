@@ -1,0 +1,238 @@
+"""Networks that cannot have learned anything must not get a guarantee.
+
+One of 256 one-hot inputs, labels are fair coins: the true error of every network is 1/2. The
+network is the table of the majority labels of the sample, written in ways that have fooled a
+recursion that believed more than it could prove.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from rankjax import describe
+from rankjax.certificates import Network, certify, verify
+
+N = 200
+RNG = np.random.default_rng(0)
+INDEX, Y = RNG.integers(256, size=N), RNG.integers(2, size=N)
+X = np.eye(256)[INDEX]
+MAJORITY = np.sign(np.bincount(INDEX, weights=2 * Y - 1, minlength=256) + 0.1)
+TABLE = np.stack([-MAJORITY, MAJORITY], axis=1)
+ONES = {"t": jnp.ones((256, 2))}
+HUGE = 1.5 * 2**52
+
+
+def scanned(p, x):
+    return lax.scan(lambda c, _: (c * 1e-3, c), x @ p["t"], None, length=3)[1].sum(0)
+
+
+def constant_last_step(p, x):
+    def step(c, i):
+        return c * 1e-3, lax.cond(i == 2, jnp.zeros_like, lambda c: c, c)
+
+    return lax.scan(step, x @ p["t"], jnp.arange(3))[1].sum(0)
+
+
+def weights_through_a_loop(p, x):
+    def step(c, i):
+        return c, lax.cond(i == 2, jnp.zeros_like, lambda t: t, p["t"])
+
+    return x @ lax.scan(step, 0.0, jnp.arange(3))[1].sum(0)
+
+
+def weights_from_inside_a_loop(p, x):
+    return x @ lax.scan(lambda c, row: (c, row), 0.0, p["t"])[1]
+
+
+def stretched(p, x):
+    h = x @ p["t"]
+    for _ in range(2):
+        h = (h[:, :, None] + jnp.zeros((1, 1, 4096))).sum(-1)
+    return h
+
+
+def skipped(p, x):
+    return (1000 * x + 0.0 * (x @ p["a"])) @ p["t"]
+
+
+def two_geometries(p, x):
+    kernel = p["t"].T[None]  # (1, 2, 256)
+    grouped = lax.conv_general_dilated(
+        jnp.tile(x[:, None, :2], (1, 1, 1)), kernel[:, :1, :2], (1,), "VALID",
+        dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=2,
+    )  # fmt: skip
+    return x @ p["t"] + 0.0 * grouped[:, 0]
+
+
+TABLES = {
+    "a product": lambda p, x: x @ p["t"],
+    "outputs of a loop": scanned,
+    "the last step of a loop is constant": constant_last_step,
+    "weights through a loop": weights_through_a_loop,
+    "weights collected by a loop": weights_from_inside_a_loop,
+    "silent broadcasting": stretched,
+    "two geometries of one kernel": two_geometries,
+    "sum over a stretched axis": lambda p, x: jnp.sum(
+        jnp.expand_dims(x @ p["t"], -1) * jnp.ones((1, 1, 64)), axis=-1
+    ),
+    "a window": lambda p, x: (
+        lax.reduce_window(x @ p["t"], 0.0, lax.add, (1, 2), (1, 1), "SAME") + x @ p["t"]
+    ),
+}
+NEAR_ONE = {
+    "bfloat16 weights": lambda p, x: (x.astype(jnp.bfloat16) @ p["t"].astype(jnp.bfloat16)).astype(
+        float
+    ),
+    "float8 logits": lambda p, x: (x @ p["t"]).astype(jnp.float8_e4m3fn).astype(float),
+    "reduce_precision": lambda p, x: x @ lax.reduce_precision(p["t"], 8, 1),
+    "a huge constant": lambda p, x: jax.nn.relu(x @ p["t"] + HUGE) - HUGE,
+    "a huge constant, joined": lambda p, x: (
+        jnp.concatenate([x @ p["t"] + HUGE, x @ p["t"] + HUGE], 1)[:, 1:3][:, ::-1] - HUGE
+    ),
+}
+
+
+def honest(apply, params, **options):
+    try:
+        structure = describe(params, apply=apply, example=X)
+    except ValueError:  # the table is no matrix there
+        structure = describe(params, axes={"t": ((1,), (0,))})
+    certificate = certify(structure, params, X, Y, apply=apply, **options)
+    assert certificate.value >= 0.5
+    options.pop("guard", None)
+    assert verify(certificate, structure, params, X, Y, apply=apply, **options) >= 0.5
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_not_certified(name):
+    honest(TABLES[name], {"t": jnp.asarray(TABLE)}, guard=name == "outputs of a loop")
+
+
+@pytest.mark.parametrize("name", NEAR_ONE)
+def test_what_casts_and_rounding_would_hide_is_coded(name):
+    params = {"t": jnp.asarray(1 + 1e-6 * TABLE)}
+    honest(NEAR_ONE[name], params, reference=ONES, guard=name == "a huge constant")
+
+
+def test_an_exact_skip_is_not_bounded_by_a_radius():
+    params = {"a": jnp.full((256, 256), 1e-3), "t": jnp.asarray(TABLE)}
+    honest(skipped, params, guard=False)
+
+
+REFUSED = {
+    "'convert_element_type' to int32": lambda p, x: x @ p["t"].astype(jnp.int32).astype(float),
+    "'convert_element_type' to bool": lambda p, x: x @ p["t"].astype(bool).astype(float),
+    "'sign'": lambda p, x: jnp.sign(x @ p["t"]),
+    "'round'": lambda p, x: jnp.round(x @ p["t"]),
+    "'floor'": lambda p, x: jnp.floor(x @ p["t"]),
+    "'argmax'": lambda p, x: jax.nn.one_hot(jnp.argmax(x @ p["t"], axis=-1), 2),
+    "'gt'": lambda p, x: (x @ p["t"] > 0).astype(float),
+    "'sort'": lambda p, x: jnp.sort(x @ p["t"], axis=-1),
+    "'cumsum'": lambda p, x: jnp.cumsum(x @ p["t"], axis=-1),
+    "'while'": lambda p, x: lax.while_loop(lambda c: jnp.sum(c) < 1, lambda c: c + 1.0, x @ p["t"]),
+    "'cond'": lambda p, x: lax.cond(x[0, 0] > 0, lambda: x @ p["t"], lambda: -x @ p["t"]),
+    "'bitcast_convert_type'": lambda p, x: lax.bitcast_convert_type(
+        lax.bitcast_convert_type(x @ p["t"], jnp.uint64), jnp.float64
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_has_no_rule_is_refused_by_name(what):
+    with pytest.raises(ValueError, match=rf"apply: certify has no rule for {what}.*activations="):
+        Network(REFUSED[what], {"t": jnp.asarray(TABLE)}, X)
+
+
+def test_unknown_values_that_do_not_reach_the_logits_do_not_matter():
+    def apply(p, x):
+        h = x @ p["t"]
+        jnp.sum(jnp.sign(h))
+        return h
+
+    assert Network(apply, {"t": jnp.asarray(TABLE)}, X).head is not None
+
+
+def test_an_array_that_apply_holds_is_read_anew_at_every_call():
+    class Box:
+        sign = jnp.asarray(1.0) * jnp.ones((1, 2))
+
+    box, params = Box(), {"t": jnp.asarray(TABLE)}
+
+    def apply(p, x):
+        return (x @ p["t"]) * box.sign
+
+    structure = describe(params, apply=apply, example=X)
+    first = certify(structure, params, X, Y, apply=apply, guard=False)
+    box.sign = -box.sign
+    second = certify(structure, params, X, Y, apply=apply, guard=False)
+    assert first.errors < N / 2 < second.errors
+    with pytest.raises(ValueError, match="errors: got"):
+        verify(first, structure, params, X, Y, apply=apply)
+
+
+def test_what_apply_holds_is_counted_among_the_assumptions():
+    table, learned = jnp.asarray(TABLE), [0.123, 4.56]
+
+    @jax.jit
+    def inner(x):
+        return x @ table * learned[0] + learned[1]
+
+    def apply(p, x):
+        return inner(x) + x @ p["t"]
+
+    params = {"t": jnp.asarray(TABLE), "flag": True}
+    structure = describe({"t": params["t"]}, apply=apply, example=X)
+    found = certify(structure, params, X, Y, apply=apply, guard=False).assumptions
+    assert any("apply holds 1 array of 512 numbers" in text for text in found)
+    assert any("2 further numbers written into apply" in text for text in found)
+    assert any("1 Python boolean" in text for text in found)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"t": jnp.asarray(TABLE), "s": 3.0}, r"params\['s'\]: got the Python number 3.0"),
+        ({"t": jnp.asarray(TABLE), "s": 3}, r"params\['s'\]: got the Python number 3"),
+        ({"t": jnp.asarray(TABLE + 0j)}, r"params\['t'\]: got complex128, must be real"),
+        (
+            {"a": {"t": jnp.asarray(TABLE)}, "a/t": jnp.asarray(TABLE)},
+            "params: two leaves have the path 'a/t'",
+        ),
+        ({"t": "none"}, "params: got a tree without arrays"),
+    ],
+)
+def test_what_params_must_not_hold(params, message):
+    with pytest.raises(ValueError, match=message):
+        Network(lambda p, x: x @ jnp.asarray(TABLE), params, X)
+
+
+@pytest.mark.parametrize(
+    ("activations", "message"),
+    [
+        ({"silu": -1}, r"activations\['silu'\]: got -1, must be a positive, finite number"),
+        ({"silu": 0.0}, "positive, finite"),
+        ({"silu": np.nan}, "positive, finite"),
+        ({"silu": np.inf}, "positive, finite"),
+        ({"silu": "1"}, "positive, finite"),
+        ({"silu": True}, "positive, finite"),
+        ({"sillu": 1.0}, r"activations: \['sillu'\] are never met"),
+    ],
+)
+def test_told_constants(activations, message):
+    def apply(p, x):
+        return jax.nn.silu(x @ p["t"])
+
+    with pytest.raises(ValueError, match=message):
+        Network(apply, {"t": jnp.asarray(TABLE)}, X, activations)
+
+
+def test_outputs_must_be_the_logits_alone():
+    params = {"t": jnp.asarray(TABLE)}
+    with pytest.raises(ValueError, match="apply: must return the logits alone"):
+        Network(lambda p, x: (x @ p["t"], x), params, X)
+    with pytest.raises(ValueError, match="apply: got outputs of shape"):
+        Network(lambda p, x: (x @ p["t"])[:, :1], params, X)
+    with pytest.raises(ValueError, match="apply: the logits do not depend on params"):
+        Network(lambda p, x: x[:, :2], params, X)

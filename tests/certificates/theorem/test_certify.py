@@ -1,0 +1,214 @@
+"""Certificates of trained networks: what they reach, what they use, what they refuse."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rankjax.certificates import Certificate, certify, verify
+from rankjax.certificates.theorem import _guard, _rules
+from rankjax.network import describe
+from tests.certificates.networks import NETWORKS
+
+RNG = np.random.default_rng(3)
+N = 3000
+
+
+def teacher():
+    """Two blobs, well apart, and a two-layer network that tells them apart."""
+    y = RNG.integers(2, size=N)
+    x = RNG.normal(size=(N, 3)) * 0.3 + np.where(y[:, None] == 1, 1.0, -1.0)
+    a = np.linalg.qr(RNG.normal(size=(4, 4)))[0][:, :3]
+    out = np.stack([-a.sum(1), a.sum(1)], axis=1)
+    params = {"a": jnp.asarray(a.T), "a_bias": jnp.full(4, 0.01), "b": jnp.asarray(out)}
+
+    def apply(p, x):
+        h = x @ p["a"] + p["a_bias"]
+        return (jax.nn.relu(h) - jax.nn.relu(-h)) @ p["b"]
+
+    return apply, params, x, y
+
+
+APPLY, PARAMS, X, Y = teacher()
+STRUCTURE = describe(PARAMS, apply=APPLY, example=X)
+
+
+@pytest.fixture(scope="module")
+def certificate():
+    return certify(STRUCTURE, PARAMS, X, Y, apply=APPLY)
+
+
+def test_a_network_that_learned_something_is_certified(certificate):
+    assert certificate.value < 0.1
+    assert certificate.guard is not None
+    assert certificate.guard.largest <= 1
+    exact = verify(certificate, STRUCTURE, PARAMS, X, Y, apply=APPLY)
+    assert 0 <= certificate.value - float(exact) < 1e-15
+    assert all(leaf.path in str(certificate) for leaf in certificate.leaves)
+    assert "guard" in str(certificate)
+
+
+def test_batches_and_float32_do_not_matter(certificate):
+    other = certify(STRUCTURE, PARAMS, X, Y, apply=APPLY, batch_size=7 * 64)
+    assert (other.value, other.leaves) == (certificate.value, certificate.leaves)
+    single = jax.tree.map(lambda a: a.astype(jnp.float32), PARAMS)
+    with jax.enable_x64(False):
+        found = certify(STRUCTURE, single, X.astype(np.float32), Y, apply=APPLY)
+    assert found.value == pytest.approx(certificate.value, rel=0.05)
+    assert verify(found, STRUCTURE, single, X.astype(np.float32), Y, apply=APPLY) <= found.value
+
+
+def test_what_was_tried_is_paid(certificate):
+    more = certify(STRUCTURE, PARAMS, X, Y, apply=APPLY, tried=1000, guard=False)
+    assert more.nats >= certificate.nats - 1
+    assert more.value > certificate.value
+    assert more.guard is None
+
+
+def test_reference_makes_what_it_equals_free(certificate):
+    reference = {**PARAMS, "b": PARAMS["b"] + 0.01}
+    close = certify(STRUCTURE, PARAMS, X, Y, apply=APPLY, reference=reference, guard=False)
+    modes = {leaf.path: leaf.mode for leaf in close.leaves}
+    assert modes["a"] == "reference"
+    assert close.nats < certificate.nats / 2
+    assert verify(close, STRUCTURE, PARAMS, X, Y, apply=APPLY, reference=reference) <= close.value
+    with pytest.raises(ValueError, match="assumptions"):
+        verify(close, STRUCTURE, PARAMS, X, Y, apply=APPLY)
+    with pytest.raises(ValueError, match=r"reference: lacks 'a_bias'"):
+        certify(STRUCTURE, PARAMS, X, Y, apply=APPLY, reference={"a": PARAMS["a"]})
+
+
+def test_low_rank_is_used():
+    x = RNG.normal(size=(20000, 40))
+    y = (x[:, 0] > 0).astype(int)
+    x[:, 0] += np.where(y == 1, 2.0, -2.0)
+    left, right = RNG.normal(size=(40, 1)), RNG.normal(size=(1, 40))
+    a = 0.01 * left * right
+    a[0] = right / np.linalg.norm(right)  # the first input decides
+    direction = right[0] / np.linalg.norm(right)
+    params = {"a": jnp.asarray(a), "b": jnp.asarray(np.stack([-direction, direction], 1))}
+
+    def apply(p, x):
+        return x @ p["a"] @ p["b"]
+
+    structure = describe(params, apply=apply, example=x)
+    found = certify(structure, params, x, y, apply=apply)
+    code = {leaf.path: leaf for leaf in found.leaves}
+    assert (code["a"].mode, code["a"].rank) == ("factors", 1)
+    assert verify(found, structure, params, x, y, apply=apply) <= found.value < 0.1
+    assert "rank 1" in str(found)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_kind_of_network(name):
+    apply, params, x = NETWORKS[name]()
+    structure = describe(params, apply=apply, example=x)
+    y = np.asarray(jnp.argmax(apply(params, x), axis=1))
+    found = certify(structure, params, x, y, apply=apply)
+    assert found.value <= 1
+    assert verify(found, structure, params, x, y, apply=apply) <= found.value
+    assert Certificate.from_json(found.to_json()) == found
+
+
+def reach(p, x, ids):
+    """Scales, stored statistics, LayerNorm, a constant matrix, attention and a lookup."""
+    h = x @ p["a"] + p["table"][ids]
+    h = (h - p["mean"]) * jax.lax.rsqrt(p["var"] + 1e-3) * p["scale"]
+    h = jax.nn.gelu(h) @ jnp.linspace(-1, 1, 36).reshape(6, 6)
+    h = jax.nn.standardize(h.reshape(len(x), 3, 2), epsilon=0.1)
+    attention = jax.nn.softmax(h @ jnp.swapaxes(h, 1, 2), axis=-1)
+    return (attention @ h).reshape(len(x), -1) @ (p["out"] / jnp.linalg.norm(p["out"]))
+
+
+def test_reach():
+    params = {
+        "a": RNG.normal(size=(4, 6)), "table": RNG.normal(size=(5, 6)),
+        "mean": RNG.normal(size=6), "var": RNG.uniform(0.5, 2, 6), "scale": RNG.normal(size=6),
+        "out": RNG.normal(size=(6, 3)),
+    }  # fmt: skip
+    params = jax.tree.map(jnp.asarray, params)
+    x, ids = RNG.normal(size=(400, 4)), RNG.integers(5, size=400)
+
+    def apply(p, inputs):
+        return reach(p, inputs["x"], inputs["ids"])
+
+    inputs = {"x": x, "ids": ids}
+    y = np.asarray(jnp.argmax(apply(params, inputs), axis=1))
+    structure = describe(params, apply=apply, example=inputs)
+    found = certify(structure, params, inputs, y, apply=apply)
+    assert {leaf.path for leaf in found.leaves} == set(params)
+    assert verify(found, structure, params, inputs, y, apply=apply) <= found.value
+    assert 0 < found.guard.largest <= 1
+
+
+def test_the_guard_sees_a_rule_that_is_wrong(monkeypatch):
+    monkeypatch.setitem(_rules._SLOPES, "neg", 0.01)
+    with pytest.raises(ValueError, match=r"moved an output by .* bug in rankjax"):
+        certify(STRUCTURE, PARAMS, X, Y, apply=lambda p, x: -(-x @ -p["a"]) @ p["b"])
+
+
+def test_the_guard_draws_networks_inside_the_distances(certificate, monkeypatch):
+    seen = []
+    true_fit = _guard._fit
+
+    def fit(problem, change, distances):
+        found = true_fit(problem, change, distances)
+        for distance, allowed in zip(problem.network.distances, distances, strict=True):
+            seen.append(_guard.measure(distance, found) / allowed)
+        return found
+
+    monkeypatch.setattr(_guard, "_fit", fit)
+    again = certify(STRUCTURE, PARAMS, X, Y, apply=APPLY)
+    assert again.guard.networks >= 10
+    assert max(seen) <= 1
+    assert np.median(seen) > 0.5
+
+
+def test_structure_must_be_of_this_network():
+    part = describe(PARAMS, apply=APPLY, example=X, mask=lambda path, leaf: path == "a")
+    with pytest.raises(ValueError, match="structure: leaves out 'b'"):
+        certify(part, PARAMS, X, Y, apply=APPLY)
+    with pytest.raises(ValueError, match="structure: got dict, must come from"):
+        certify(PARAMS, STRUCTURE, X, Y, apply=APPLY)
+    other = {**PARAMS, "a": jnp.ones((3, 5))}
+    with pytest.raises(ValueError, match="has shape"):
+        certify(describe(other, axes={p: ((1,), (0,)) for p in "ab"}, mask=lambda path, _: path in "ab"), PARAMS, X, Y, apply=APPLY)
+    cube = {"a": jnp.asarray(RNG.normal(size=(2, 3, 2)))}
+    wrong = describe(cube, axes={"a": ((0, 2), (1,))})
+
+    def contract(p, x):
+        return jnp.einsum("bij,ijk->bk", x.reshape(len(x), 2, 3), p["a"])
+
+    with pytest.raises(ValueError, match="structure: 'a' has other rows and columns"):
+        certify(wrong, cube, RNG.normal(size=(9, 6)), np.arange(9) % 2, apply=contract)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"delta": 0.0}, "delta: got 0.0"),
+        ({"delta": 0.7}, "delta: got 0.7"),
+        ({"delta": np.nan}, "delta: got nan"),
+        ({"delta": "0.1"}, "delta: got '0.1'"),
+        ({"tried": 0}, "tried: got 0"),
+        ({"tried": 1.5}, "tried: got 1.5"),
+        ({"batch_size": 0}, "batch_size: got 0"),
+    ],
+)
+def test_bad_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        certify(STRUCTURE, PARAMS, X, Y, apply=APPLY, **options)
+
+
+def test_bad_data():
+    with pytest.raises(ValueError, match="y: got labels from 0 to 2"):
+        certify(STRUCTURE, PARAMS, X, np.where(np.arange(N) == 5, 2, Y), apply=APPLY)
+    with pytest.raises(ValueError, match="y: got shape"):
+        certify(STRUCTURE, PARAMS, X, Y.astype(float), apply=APPLY)
+    with pytest.raises(ValueError, match="x: got leading axes"):
+        certify(STRUCTURE, PARAMS, X[:-1], Y, apply=APPLY)
+    broken = {**PARAMS, "b": PARAMS["b"].at[0, 0].set(jnp.nan)}
+    with pytest.raises(ValueError, match="params: the weights must be finite"):
+        certify(STRUCTURE, broken, X, Y, apply=APPLY)
+    with pytest.raises(ValueError, match="values on x are not finite"):
+        certify(STRUCTURE, PARAMS, np.where(X > 1, np.inf, X), Y, apply=APPLY)
