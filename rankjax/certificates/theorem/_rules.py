@@ -164,7 +164,9 @@ def _gather(rec, eqn, values, tags, out) -> Tag:
     windows = math.prod(np.shape(values[1])[:-1])
     if tags[1] is None:
         taken = Entries.plain(np.arange(np.size(values[0])).reshape(np.shape(values[0])))
-        index = move_entries(taken, eqn, values).index
+        # What is filled in is no weight: told by the smallest integer, whatever it is filled with.
+        unfilled = eqn.replace(params={**eqn.params, "fill_value": None})
+        index = move_entries(taken, unfilled, values).index
         inside = index[(index >= 0) & (index < np.size(values[0]))]
         if isinstance(tags[0], Entries):
             if inside.size == index.size:
@@ -211,7 +213,8 @@ def _local(rec, eqn, values, tags, out) -> Tag:
     slots = rec.slot(low - moved.rounding), rec.slot(high + moved.rounding)
     y = (float(eqn.params["y"]),) if "y" in eqn.params else ()
     node = Node("local", (moved.node,), y, slots, function=eqn.primitive.name)
-    return rec.add(node, [moved], rounding(out, FUNCTION), slots=(low, high))
+    relative = FUNCTION * max(1.0, *map(abs, y), 0.0)  # a power is a chain of products
+    return rec.add(node, [moved], rounding(out, relative), slots=(low, high))
 
 
 def _add(rec, eqn, values, tags, out) -> Tag:

@@ -19,6 +19,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from rankjax.certificates.theorem import _activations
 from rankjax.certificates.theorem._activations import ACTIVATIONS, Match
+from rankjax.certificates.theorem._nodes import Node
 from rankjax.certificates.theorem._rules import (
     RULES,
     bind,
@@ -90,12 +91,15 @@ class Reader:
 
     def _activation(self, match: Match, read: Callable, out: Any, found: Tag) -> Tag:
         """The bound of a known activation, in place of what its equations say one by one."""
-        _, tag = read(match.variable)
+        value, tag = read(match.variable)
         number, number_tag = read(match.number) if match.number is not None else (0.0, None)
         if not isinstance(tag, Entries | Moved) or number_tag is not None:
             return found
         constant = ACTIVATIONS[match.name].constant(float(np.asarray(number)))
-        return self.recorder.scale(self.recorder.moved(tag), constant, rounding(out, FUNCTION))
+        rounded = rounding(out, FUNCTION)
+        if match.name != "softmax":  # x (1 + tanh x) and x + sqrt(x^2 + 4) cancel at negative x
+            rounded = rounded + rounding(value, FUNCTION)
+        return self.recorder.scale(self.recorder.moved(tag), constant, rounded)
 
     def equation(
         self, eqn: JaxprEqn, values: list[Any], tags: list[Tag]
@@ -196,14 +200,18 @@ class Reader:
         others = [t for t in tags if t is not None and not touched(t)]
         if len(moving) != 1 or others or isinstance(moving[0][1], Unknown):
             raise ValueError(f"activations: {name!r} is not a function of one array here")
-        silent = Reader(Recorder(self.recorder.weights), {})
+        silent = Reader(Recorder(self.recorder.weights, [Node("exact"), Node("exact")]), {})
         closed = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
-        outs, _ = silent.run(closed, values, [None if t is None else Moved(0, 0.0) for t in tags])
+        inside: list[Tag] = [None if t is None else Moved(1, 0.0) for t in tags]
+        outs, found = silent.run(closed, values, inside)
         if len(outs) != 1:
             raise ValueError(f"activations: {name!r} returns {len(outs)} values, must return one")
         self.met.add(name)
         moved = self.recorder.moved(moving[0][1])
-        scaled = self.recorder.scale(moved, float(self.told[name]), rounding(outs[0], FUNCTION))
+        rounded = rounding(outs[0], FUNCTION)
+        if isinstance(found[0], Moved):  # told is the slope of the exact function, no more
+            rounded = rounded + found[0].rounding
+        scaled = self.recorder.scale(moved, float(self.told[name]), rounded)
         return outs, [replace(scaled, rows=None)]
 
     def _cond(self, eqn: JaxprEqn, values: list[Any], tags: list[Tag]):
