@@ -91,7 +91,7 @@ def _move(rec, eqn, values, tags, out) -> Tag:
 
 def _rows_kept(moved: Moved, eqn: JaxprEqn, value: Any, out: Any) -> RowForm | None:
     # Reshapes and their like keep the order of the entries, which are those of the classes.
-    keeps = {"reshape", "squeeze", "expand_dims", "copy", "copy_p", "stop_gradient"}
+    keeps = {"reshape", "squeeze", "copy", "copy_p", "stop_gradient"}
     same = eqn.primitive.name in keeps and np.size(value) == np.size(out)
     return moved.rows if same else None
 
@@ -119,7 +119,7 @@ def _broadcast(rec, eqn, values, tags, out) -> Tag:
     moved = rec.moved(tags[0])
     if np.size(values[0]) == np.size(out):
         return moved
-    return rec.scale(moved, math.sqrt(np.size(out) / np.size(values[0])))
+    return replace(rec.scale(moved, math.sqrt(np.size(out) / np.size(values[0]))), rows=None)
 
 
 def _pad(rec, eqn, values, tags, out) -> Tag:
@@ -138,6 +138,12 @@ def _concatenate(rec, eqn, values, tags, out) -> Tag:
     if all(isinstance(tag, Entries) for tag in tags):
         axis = eqn.params["dimension"]
         return join_entries(tags, lambda arrays: np.concatenate(arrays, axis=axis))
+    return join(rec, [rec.moved(tag) for tag in tags])
+
+
+def _stack(rec, eqn, values, tags, out) -> Tag:
+    if all(isinstance(tag, Entries) for tag in tags):
+        return join_entries(tags, lambda arrays: np.stack(arrays, axis=eqn.params["axis"]))
     return join(rec, [rec.moved(tag) for tag in tags])
 
 
@@ -164,9 +170,9 @@ def _gather(rec, eqn, values, tags, out) -> Tag:
     windows = math.prod(np.shape(values[1])[:-1])
     if tags[1] is None:
         taken = Entries.plain(np.arange(np.size(values[0])).reshape(np.shape(values[0])))
-        # What is filled in is no weight: told by the smallest integer, whatever it is filled with.
-        unfilled = eqn.replace(params={**eqn.params, "fill_value": None})
-        index = move_entries(taken, unfilled, values).index
+        # What is filled in is no weight, whatever number it is: -1 tells.
+        numbered = eqn.replace(params={**eqn.params, "fill_value": -1})
+        index = move_entries(taken, numbered, values).index
         inside = index[(index >= 0) & (index < np.size(values[0]))]
         if isinstance(tags[0], Entries):
             if inside.size == index.size:
@@ -525,7 +531,7 @@ def kernel_matrices(tag: Entries, spec: Sequence[int], groups: int) -> Entries:
 
 
 _MOVES = (
-    "reshape", "transpose", "squeeze", "expand_dims", "rev", "slice", "dynamic_slice", "split",
+    "reshape", "transpose", "squeeze", "rev", "slice", "dynamic_slice", "split",
     "copy", "copy_p", "stop_gradient", "sharding_constraint", "device_put", "optimization_barrier",
 )  # fmt: skip
 _TWO = "norms and inequality of Cauchy and Schwarz, both norms measured on the coded side"
@@ -536,16 +542,20 @@ RULES: dict[str, Rule] = {
         name: Rule("places known without weights", "E", "entries are moved or dropped", _move)
         for name in _MOVES
     },
-    "broadcast_in_dim": Rule(
-        "always", "sqrt(size of result / size of operand) E", "each entry is repeated so often",
-        _broadcast,
-    ),
+    **{
+        name: Rule(
+            "always", "sqrt(size of result / size of operand) E", "each entry is repeated so often",
+            _broadcast,
+        )
+        for name in ("broadcast_in_dim", "tile")
+    },
     "pad": Rule("padding value without weights", "E", "new entries are exact", _pad),
     "dynamic_update_slice": Rule(
         "places known without weights", "sqrt(E_1^2 + E_2^2)", "entries of both side by side",
         _update,
     ),
     "concatenate": Rule("always", "sqrt(sum E_i^2)", "side by side", _concatenate),
+    "stack": Rule("always", "sqrt(sum E_i^2)", "side by side", _stack),
     "gather": Rule(
         "places known without weights", "sqrt(repeats) E; rows: sqrt(windows) max row",
         "a window holds an entry once", _gather,

@@ -170,17 +170,11 @@ class Reader:
 
     def _untouched(self, eqn: JaxprEqn, values: list[Any], tags: list[Tag]):
         """As it is written; constants are computed at once, since rules look at their values."""
-        values = [
-            jnp.asarray(v).astype(atom.aval.dtype)
-            if hasattr(atom.aval, "dtype") and jnp.issubdtype(atom.aval.dtype, jnp.floating)
-            else v
-            for v, atom in zip(values, eqn.invars, strict=True)
-        ]
         if any(tag is not None for tag in tags) or any(isinstance(v, Tracer) for v in values):
-            outs, tag = bind(eqn, values), DATA
+            outs, tag = bind(eqn, _as_declared(eqn, values)), DATA
         else:
             with jax.ensure_compile_time_eval():
-                outs, tag = bind(eqn, values), None
+                outs, tag = bind(eqn, _as_declared(eqn, values)), None
         outs = list(outs) if eqn.primitive.multiple_results else [outs]
         return outs, [tag] * len(outs)
 
@@ -269,6 +263,16 @@ def refused(what: str) -> ValueError:
         "activation, make it a jitted function of its own and give its Lipschitz constant in "
         "activations={name: constant}"
     )
+
+
+def _as_declared(eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
+    """Floating point operands in the types that the equation declares."""
+    return [
+        jnp.asarray(v).astype(atom.aval.dtype)
+        if hasattr(atom.aval, "dtype") and jnp.issubdtype(atom.aval.dtype, jnp.floating)
+        else v
+        for v, atom in zip(values, eqn.invars, strict=True)
+    ]
 
 
 def _of_other_type(eqn: JaxprEqn, values: list[Any], tags: list[Tag], aval: Any) -> Tag:
