@@ -1,15 +1,29 @@
 """How far a network moves in truth, next to how far its recursion says: no compilation."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rankjax.certificates.theorem import _counting, _nodes
 from rankjax.certificates.theorem._counting import Counter
 from rankjax.certificates.theorem._distances import measure
 from rankjax.certificates.theorem._network import Network
+
+
+@contextmanager
+def in_numpy():
+    """The formulas on a few numbers, without a call of XLA for each sum."""
+    with (
+        mock.patch.object(_nodes, "jnp", np),
+        mock.patch.object(_counting, "jnp", np),
+        np.errstate(all="ignore"),
+    ):
+        yield
 
 
 @dataclass
@@ -34,18 +48,19 @@ class Watched:
 
     def bound(self, distances):
         """Of the logits, where the recursion ends with them."""
-        bounds = self.network.recursion.perturbations(
-            jnp.asarray(self.slots)[:, None], jnp.asarray(distances), jnp.asarray(self.norms[0])
-        )
-        return float(np.max(np.asarray(bounds[self.network.output])))
+        with in_numpy():
+            bounds = self.network.recursion.perturbations(
+                self.slots[:, None], np.asarray(distances), self.norms[0]
+            )
+        return float(np.max(bounds[self.network.output]))
 
     def limits(self, distances, y):
         """``(classes,)``: how far ``f_y - f_j`` may move."""
-        found = self.counter.limits(
-            jnp.asarray(self.slots)[:, None], jnp.asarray([y]), *map(jnp.asarray, self.norms),
-            jnp.asarray(distances),
-        )  # fmt: skip
-        return np.broadcast_to(np.asarray(found)[0], self.logits.shape)
+        with in_numpy():
+            found = self.counter.limits(
+                self.slots[:, None], np.array([y]), *self.norms, np.asarray(distances)
+            )
+        return np.broadcast_to(found[0], self.logits.shape)
 
     def forward(self, apply, params, weights):
         """The logits of other weights, by the function itself."""
