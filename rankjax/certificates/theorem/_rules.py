@@ -239,22 +239,19 @@ def _add(rec, eqn, values, tags, out) -> Tag:
 
 
 def _added_rows(eqn, values, tags, out) -> RowForm | None:
-    """Classes plus biases, or plus something exact, are classes still."""
+    """Classes plus biases, or plus something exact, are classes still; signs change no distance."""
     for side in (0, 1):
         tag, other = tags[side], tags[1 - side]
         rows = tag.rows if isinstance(tag, Moved) else None
         if rows is None or np.size(values[side]) != np.size(out):
             continue
-        if side == 1 and eqn.primitive.name == "sub":
-            continue
         if not touched(other):
             return rows
         if isinstance(other, Entries):
-            sign = -1.0 if eqn.primitive.name == "sub" else 1.0
             shape = np.shape(out)
             bias = Entries(
                 np.broadcast_to(other.index, shape).ravel(),
-                sign * np.broadcast_to(other.factor, shape).ravel(),
+                np.broadcast_to(other.factor, shape).ravel(),
             )
             return replace(rows, biases=(*rows.biases, bias))
     return None
