@@ -36,13 +36,16 @@ def measure(distance: Distance, moved: np.ndarray) -> float:
             size = float(np.max(row_differences(found)))
         case "range":
             size = float(np.max(found) - np.min(found))
+            size += ARITHMETIC * float(np.max(np.abs(found)))
     # The differences themselves are rounded once.
     return size * ROOM + 1e-300
 
 
 def row_differences(rows: np.ndarray) -> np.ndarray:
-    """``|a_j - a_k|`` for all pairs of rows, rounded up."""
-    return np.stack([np.linalg.norm(rows - row, axis=1) for row in rows]) * ROOM
+    """``|a_j - a_k|`` for all pairs of rows, rounded up, where each entry was rounded before."""
+    sizes = np.linalg.norm(rows, axis=1)
+    found = np.stack([np.linalg.norm(rows - row, axis=1) for row in rows])
+    return (found + ARITHMETIC * (sizes + sizes[:, None])) * ROOM
 
 
 def unit(distance: Distance, steps: np.ndarray) -> float:

@@ -317,7 +317,8 @@ class Network:
             slots = [recorder.slots[i] for i in self._slots]
             off = recorder.moved(tag).rounding
             # Two logits are off by at most sqrt(2) of that; the rest covers these very lines.
-            gaps = (logits[y] - logits) - 1.5 * off - 1e-15 * jnp.abs(logits)
+            gaps = (logits[y] - logits) - 1.5 * off
+            gaps = gaps - 1e-15 * (jnp.abs(logits[y]) + jnp.abs(logits) + 1.5 * off)
             gaps = jnp.where(jnp.arange(self.classes) == y, jnp.inf, gaps)
             return gaps, jnp.stack(slots) if slots else jnp.zeros((0,))
 

@@ -92,7 +92,7 @@ def _move(rec, eqn, values, tags, out) -> Tag:
 
 def _rows_kept(moved: Moved, eqn: JaxprEqn, value: Any, out: Any) -> RowForm | None:
     # Reshapes and their like keep the order of the entries, which are those of the classes.
-    keeps = {"reshape", "squeeze", "expand_dims", "copy", "copy_p", "stop_gradient"}
+    keeps = {"reshape", "squeeze", "copy", "copy_p", "stop_gradient"}
     same = eqn.primitive.name in keeps and np.size(value) == np.size(out)
     return moved.rows if same else None
 
@@ -120,7 +120,7 @@ def _broadcast(rec, eqn, values, tags, out) -> Tag:
     moved = rec.moved(tags[0])
     if np.size(values[0]) == np.size(out):
         return moved
-    return rec.scale(moved, math.sqrt(np.size(out) / np.size(values[0])))
+    return replace(rec.scale(moved, math.sqrt(np.size(out) / np.size(values[0]))), rows=None)
 
 
 def _pad(rec, eqn, values, tags, out) -> Tag:
@@ -139,6 +139,12 @@ def _concatenate(rec, eqn, values, tags, out) -> Tag:
     if all(isinstance(tag, Entries) for tag in tags):
         axis = eqn.params["dimension"]
         return join_entries(tags, lambda arrays: np.concatenate(arrays, axis=axis))
+    return join(rec, [rec.moved(tag) for tag in tags])
+
+
+def _stack(rec, eqn, values, tags, out) -> Tag:
+    if all(isinstance(tag, Entries) for tag in tags):
+        return join_entries(tags, lambda arrays: np.stack(arrays, axis=eqn.params["axis"]))
     return join(rec, [rec.moved(tag) for tag in tags])
 
 
@@ -165,7 +171,9 @@ def _gather(rec, eqn, values, tags, out) -> Tag:
     windows = math.prod(np.shape(values[1])[:-1])
     if tags[1] is None:
         taken = Entries.plain(np.arange(np.size(values[0])).reshape(np.shape(values[0])))
-        index = move_entries(taken, eqn, values).index
+        # What is filled in is no weight, whatever number it is: -1 tells.
+        numbered = eqn.replace(params={**eqn.params, "fill_value": -1})
+        index = move_entries(taken, numbered, values).index
         inside = index[(index >= 0) & (index < np.size(values[0]))]
         if isinstance(tags[0], Entries) and inside.size == index.size:
             return move_entries(tags[0], eqn, values)
@@ -211,7 +219,8 @@ def _local(rec, eqn, values, tags, out) -> Tag:
     slots = rec.slot(low - moved.rounding), rec.slot(high + moved.rounding)
     y = (float(eqn.params["y"]),) if "y" in eqn.params else ()
     node = Node("local", (moved.node,), y, slots, function=eqn.primitive.name)
-    return rec.add(node, [moved], rounding(out, FUNCTION), slots=(low, high))
+    relative = FUNCTION * max(1.0, *map(abs, y), 0.0)  # a power is a chain of products
+    return rec.add(node, [moved], rounding(out, relative), slots=(low, high))
 
 
 def _add(rec, eqn, values, tags, out) -> Tag:
@@ -230,22 +239,19 @@ def _add(rec, eqn, values, tags, out) -> Tag:
 
 
 def _added_rows(eqn, values, tags, out) -> RowForm | None:
-    """Classes plus biases, or plus something exact, are classes still."""
+    """Classes plus biases, or plus something exact, are classes still; signs change no distance."""
     for side in (0, 1):
         tag, other = tags[side], tags[1 - side]
         rows = tag.rows if isinstance(tag, Moved) else None
         if rows is None or np.size(values[side]) != np.size(out):
             continue
-        if side == 1 and eqn.primitive.name == "sub":
-            continue
         if not touched(other):
             return rows
         if isinstance(other, Entries):
-            sign = -1.0 if eqn.primitive.name == "sub" else 1.0
             shape = np.shape(out)
             bias = Entries(
                 np.broadcast_to(other.index, shape).ravel(),
-                sign * np.broadcast_to(other.factor, shape).ravel(),
+                np.broadcast_to(other.factor, shape).ravel(),
             )
             return replace(rows, biases=(*rows.biases, bias))
     return None
@@ -524,7 +530,7 @@ def kernel_matrices(tag: Entries, spec: Sequence[int], groups: int) -> Entries:
 
 
 _MOVES = (
-    "reshape", "transpose", "squeeze", "expand_dims", "rev", "slice", "dynamic_slice", "split",
+    "reshape", "transpose", "squeeze", "rev", "slice", "dynamic_slice", "split",
     "copy", "copy_p", "stop_gradient", "sharding_constraint", "device_put", "optimization_barrier",
 )  # fmt: skip
 _TWO = "norms and inequality of Cauchy and Schwarz, both norms measured on the coded side"
@@ -535,16 +541,20 @@ RULES: dict[str, Rule] = {
         name: Rule("places known without weights", "E", "entries are moved or dropped", _move)
         for name in _MOVES
     },
-    "broadcast_in_dim": Rule(
-        "always", "sqrt(size of result / size of operand) E", "each entry is repeated so often",
-        _broadcast,
-    ),
+    **{
+        name: Rule(
+            "always", "sqrt(size of result / size of operand) E", "each entry is repeated so often",
+            _broadcast,
+        )
+        for name in ("broadcast_in_dim", "tile")
+    },
     "pad": Rule("padding value without weights", "E", "new entries are exact", _pad),
     "dynamic_update_slice": Rule(
         "places known without weights", "sqrt(E_1^2 + E_2^2)", "entries of both side by side",
         _update,
     ),
     "concatenate": Rule("always", "sqrt(sum E_i^2)", "side by side", _concatenate),
+    "stack": Rule("always", "sqrt(sum E_i^2)", "side by side", _stack),
     "gather": Rule(
         "places known without weights", "sqrt(repeats) E; rows: sqrt(windows) max row",
         "a window holds an entry once", _gather,

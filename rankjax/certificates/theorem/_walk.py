@@ -19,6 +19,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from rankjax.certificates.theorem import _activations
 from rankjax.certificates.theorem._activations import ACTIVATIONS, Match
+from rankjax.certificates.theorem._nodes import Node
 from rankjax.certificates.theorem._rules import (
     RULES,
     bind,
@@ -96,12 +97,15 @@ class Reader:
 
     def _activation(self, match: Match, read: Callable, out: Any, found: Tag) -> Tag:
         """The bound of a known activation, in place of what its equations say one by one."""
-        _, tag = read(match.variable)
+        value, tag = read(match.variable)
         number, number_tag = read(match.number) if match.number is not None else (0.0, None)
         if not isinstance(tag, Entries | Moved) or number_tag is not None:
             return found
         constant = ACTIVATIONS[match.name].constant(float(np.asarray(number)))
-        return self.recorder.scale(self.recorder.moved(tag), constant, rounding(out, FUNCTION))
+        rounded = rounding(out, FUNCTION)
+        if match.name != "softmax":  # x (1 + tanh x) and x + sqrt(x^2 + 4) cancel at negative x
+            rounded = rounded + rounding(value, FUNCTION)
+        return self.recorder.scale(self.recorder.moved(tag), constant, rounded)
 
     def equation(
         self, eqn: JaxprEqn, values: list[Any], tags: list[Tag]
@@ -170,12 +174,11 @@ class Reader:
 
     def _untouched(self, eqn: JaxprEqn, values: list[Any], tags: list[Tag]):
         """As it is written; constants are computed at once, since rules look at their values."""
-        values = [_as_declared(v, atom.aval) for v, atom in zip(values, eqn.invars, strict=True)]
         if any(tag is not None for tag in tags) or any(isinstance(v, Tracer) for v in values):
-            outs, tag = bind(eqn, values), DATA
+            outs, tag = bind(eqn, _as_declared(eqn, values)), DATA
         else:
             with jax.ensure_compile_time_eval():
-                outs, tag = bind(eqn, values), None
+                outs, tag = bind(eqn, _as_declared(eqn, values)), None
         outs = list(outs) if eqn.primitive.multiple_results else [outs]
         return outs, [tag] * len(outs)
 
@@ -195,14 +198,18 @@ class Reader:
         others = [t for t in tags if t is not None and not touched(t)]
         if len(moving) != 1 or others or isinstance(moving[0][1], Unknown):
             raise ValueError(f"activations: {name!r} is not a function of one array here")
-        silent = Reader(Recorder(self.recorder.weights), {})
+        silent = Reader(Recorder(self.recorder.weights, [Node("exact"), Node("exact")]), {})
         closed = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
-        outs, _ = silent.run(closed, values, [None if t is None else Moved(0, 0.0) for t in tags])
+        inside: list[Tag] = [None if t is None else Moved(1, 0.0) for t in tags]
+        outs, found = silent.run(closed, values, inside)
         if len(outs) != 1:
             raise ValueError(f"activations: {name!r} returns {len(outs)} values, must return one")
         self.met.add(name)
         moved = self.recorder.moved(moving[0][1])
-        scaled = self.recorder.scale(moved, float(self.told[name]), rounding(outs[0], FUNCTION))
+        rounded = rounding(outs[0], FUNCTION)
+        if isinstance(found[0], Moved):  # told is the slope of the exact function, no more
+            rounded = rounded + found[0].rounding
+        scaled = self.recorder.scale(moved, float(self.told[name]), rounded)
         return outs, [replace(scaled, rows=None)]
 
     def _cond(self, eqn: JaxprEqn, values: list[Any], tags: list[Tag]):
@@ -262,6 +269,17 @@ def refused(what: str) -> ValueError:
     )
 
 
+def _as_declared(eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
+    """Floating point operands in the types that the equation declares."""
+    found = []
+    for value, atom in zip(values, eqn.invars, strict=True):
+        dtype = getattr(atom.aval, "dtype", None)
+        if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
+            value = jnp.asarray(value).astype(jax.dtypes.canonicalize_dtype(dtype))
+        found.append(value)
+    return found
+
+
 def _of_other_type(eqn: JaxprEqn, values: list[Any], tags: list[Tag], aval: Any) -> Tag:
     """Integers and booleans: weights stored as integers may be moved, and nothing else."""
     name = eqn.primitive.name
@@ -271,14 +289,6 @@ def _of_other_type(eqn: JaxprEqn, values: list[Any], tags: list[Tag], aval: Any)
             return moved
     what = f"{name!r} to {aval.dtype}" if name == "convert_element_type" else repr(name)
     return Unknown(what)
-
-
-def _as_declared(value: Any, aval: Any) -> Any:
-    """Floating point numbers in the type that the equation was traced with."""
-    dtype = getattr(aval, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-        return value
-    return jnp.asarray(value).astype(jax.dtypes.canonicalize_dtype(dtype))
 
 
 def _member(value: Any, i: int) -> Any:

@@ -172,7 +172,15 @@ def test_structure_must_be_of_this_network():
         certify(PARAMS, STRUCTURE, X, Y, apply=APPLY)
     other = {**PARAMS, "a": jnp.ones((3, 5))}
     with pytest.raises(ValueError, match="has shape"):
-        certify(describe(other, axes={p: ((1,), (0,)) for p in "ab"}, mask=lambda path, _: path in "ab"), PARAMS, X, Y, apply=APPLY)
+        certify(
+            describe(
+                other, axes={p: ((1,), (0,)) for p in "ab"}, mask=lambda path, _: path in "ab"
+            ),
+            PARAMS,
+            X,
+            Y,
+            apply=APPLY,
+        )
     cube = {"a": jnp.asarray(RNG.normal(size=(2, 3, 2)))}
     wrong = describe(cube, axes={"a": ((0, 2), (1,))})
 
