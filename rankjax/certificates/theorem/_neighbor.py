@@ -161,17 +161,22 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
+def check_params(structure: Any, params: Any) -> None:
+    """Raise ``ValueError`` unless this is a ``Structure`` of these parameters."""
+    if not isinstance(structure, Structure):
+        raise ValueError(
+            f"structure: got {type(structure).__name__}, must come from rankjax.describe"
+        )
+    structure.leaves(params)  # refuses other paths and shapes
+
+
 def check_structure(network: Network, structure: Any, params: Any) -> dict[str, Layer]:
     """The layers by path.
 
     Raises:
         ValueError: if this is no ``Structure``, or not one of these parameters and this network.
     """
-    if not isinstance(structure, Structure):
-        raise ValueError(
-            f"structure: got {type(structure).__name__}, must come from rankjax.describe"
-        )
-    structure.leaves(params)  # refuses other paths and shapes
+    check_params(structure, params)
     layers = {layer.path: layer for layer in structure.spec}
     leaves = network.leaves
     for gain in network.gains:

@@ -207,9 +207,12 @@ class Network:
                 jax.ShapeDtypeStruct(np.shape(a), _wide_dtype(a)) if i is not None else a
                 for a, i in zip(arrays, self._which, strict=True)
             ]
-            closed, shape = jax.make_jaxpr(
-                lambda p, x: apply(skeleton.fill(p), x), return_shape=True
-            )(widened, first)
+            try:
+                closed, shape = jax.make_jaxpr(
+                    lambda p, x: apply(skeleton.fill(p), x), return_shape=True
+                )(widened, first)
+            except (TypeError, ValueError) as error:  # shapes that do not fit, for one
+                raise ValueError(f"apply: must take params and x; it says: {error}") from error
             checked = jax.tree.leaves(shape)
             if len(checked) != 1 or isinstance(shape, tuple | list):
                 raise ValueError(

@@ -10,8 +10,9 @@ import numpy as np
 
 from rankjax.certificates.theorem._certificate import Certificate
 from rankjax.certificates.theorem._counting import Counter
-from rankjax.certificates.theorem._neighbor import Problem
+from rankjax.certificates.theorem._neighbor import Problem, check_params
 from rankjax.certificates.theorem._network import Network
+from rankjax.network.sample import number_of_examples
 from rankjax.network.structure import Structure
 
 
@@ -57,6 +58,10 @@ def verify(
     if not isinstance(certificate, Certificate):
         raise ValueError(f"certificate: got {type(certificate).__name__}, must be a Certificate")
     exact = certificate.verify()
+    labels = np.asarray(y)
+    if number_of_examples(x, labels, batch_size) != certificate.n:
+        raise ValueError(f"n: got {certificate.n}, the sample has {len(labels)} examples")
+    check_params(structure, params)  # before apply meets what it was not made for
     network = Network(apply, params, x, activations)
     problem = Problem.of(network, structure, params, reference)
     wanted = [(network.leaves.paths[i], network.leaves.shapes[i]) for i in network.used]
@@ -71,9 +76,6 @@ def verify(
                 raise ValueError(
                     f"leaves[{leaf.path!r}].matrices: got {leaf.matrices}, the leaf is {shape}"
                 )
-    labels = np.asarray(y)
-    if len(labels) != certificate.n:
-        raise ValueError(f"n: got {certificate.n}, the sample has {len(labels)} examples")
     told = problem.assumptions(with_reference=reference is not None)
     if certificate.assumptions != told:
         raise ValueError(f"assumptions: got {certificate.assumptions}, must be {told}")

@@ -221,7 +221,7 @@ def read(text: str, paths: Sequence[str], shapes: Mapping[str, tuple[int, ...]])
         require(tuple(leaf["shape"]) == shapes[leaf["path"]], "shape")
         require(leaf["mode"] in ("reference", "direct", "factors"), "mode")
         whole(leaf["step"], "step", -800, 800)
-        whole(leaf["levels"], "levels", 1)
+        whole(leaf["levels"], "levels", 1, 8)
         whole(leaf["rank"], "rank", 0)
         for symbol in leaf["symbols"]:
             whole(symbol, "symbol", -(2**26), 2**26)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 
@@ -48,7 +48,7 @@ def test_both_verifiers_agree(name):
     exact, counted = check(network, layers, certificate)
     mine = verify(certificate, *network.arguments, apply=network.apply, reference=network.reference)
     assert counted == certificate.errors
-    assert exact <= mine <= exact * (1 + Decimal("1e-36"))
+    assert 0 <= Fraction(mine) / Fraction(exact) - 1 <= Fraction(1, 10**36)
     assert certificate.value == second.next_float(exact)
 
 
@@ -106,9 +106,9 @@ def test_both_reject_false_claims_whose_value_is_right(name, change):
     network = make()
     tampered = change(network.certificate).settled()
     tampered.verify()  # the value does follow from the integers
-    with pytest.raises(second.Rejected, match="distance|errors"):
+    with pytest.raises(second.Rejected, match=r"distance|errors"):
         check(network, layers, tampered)
-    with pytest.raises(ValueError, match="^(distances|errors)"):
+    with pytest.raises(ValueError, match=r"^(distances|errors)"):
         verify(tampered, *network.arguments, apply=network.apply, reference=network.reference)
 
 
@@ -123,7 +123,7 @@ def test_both_reject_wrong_values(name):
     ]
     wrong += [more_tried(certificate), dataclasses.replace(certificate, n=certificate.n + 1)]
     for tampered in wrong:
-        with pytest.raises(second.Rejected, match="value|n"):
+        with pytest.raises(second.Rejected, match=r"^(value|n$)"):
             check(network, layers, tampered)
-        with pytest.raises(ValueError, match="^value"):
+        with pytest.raises(ValueError, match=r"^value"):
             tampered.verify()

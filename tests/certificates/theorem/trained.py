@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from sklearn.datasets import load_digits
 
 from rankjax import describe
@@ -56,7 +55,8 @@ def convolutional_network(params, x):
         )  # fmt: skip
         if "bias" in params[name]:
             x = x + params[name]["bias"]
-        x = nnx.avg_pool(nnx.relu(x), (2, 2), (2, 2))
+        x = jax.nn.relu(x)
+        x = jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / 4.0
     return x.reshape(len(x), -1) @ params["dense"]["kernel"]
 
 
