@@ -379,13 +379,22 @@ class Sample:
             self.h = self.h + bias
             self.entrywise()
 
-    def wrong(self, y: np.ndarray) -> int:
-        """How many examples count as errors."""
+    def gaps(self, y: np.ndarray) -> np.ndarray:
+        """Lower bounds of the differences of logits, infinite for the label itself."""
         own = self.h[np.arange(len(y)), y][:, None]
-        gaps = own - self.h - 1.5 * self.r[:, None] - 1e-15 * np.abs(self.h)
-        right = gaps > R * self.limits
-        right[np.arange(len(y)), y] = True
-        return int(np.sum(~right.all(axis=1)))
+        found = own - self.h - 1.5 * self.r[:, None] - 1e-15 * np.abs(self.h)
+        found[np.arange(len(y)), y] = np.inf
+        return found
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found: the exact bound, the count, and what it was counted from."""
+
+    bound: Decimal
+    errors: int
+    gaps: np.ndarray
+    limits: np.ndarray
 
 
 def check(
@@ -395,7 +404,7 @@ def check(
     x: np.ndarray,
     y: np.ndarray,
     reference: Mapping[str, np.ndarray] | None = None,
-) -> tuple[Decimal, int]:
+) -> Checked:
     """The exact bound and the count of errors, if every claim of the certificate holds.
 
     Raises:
@@ -468,7 +477,8 @@ def check(
         if isinstance(layer, Dense | Conv) and layer.bias is not None:
             sample.add(coded[layer.bias])
     sample.last(coded[last.kernel], None if last.bias is None else coded[last.bias], np.asarray(y))
-    counted = sample.wrong(np.asarray(y))
+    gaps, limits = sample.gaps(np.asarray(y)), R * sample.limits
+    counted = int(np.sum(~(gaps > limits).all(axis=1)))
     require(counted <= found["errors"], f"errors: {found['errors']}, counted {counted}")
 
     with localcontext() as context:
@@ -476,4 +486,4 @@ def check(
         budget = code_length(found, blocks) + ln(1 / Fraction(found["delta"]))
         exact = kl_inverse(found["errors"], found["n"], budget / found["n"])
         require(found["value"] == next_float(exact), f"value: {found['value']}, is {exact}")
-    return exact, counted
+    return Checked(exact, counted, gaps, limits)

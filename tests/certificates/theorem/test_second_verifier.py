@@ -4,9 +4,13 @@ import dataclasses
 import math
 from fractions import Fraction
 
+import numpy as np
 import pytest
 
 from rankjax.certificates.theorem import verify
+from rankjax.certificates.theorem._counting import Counter
+from rankjax.certificates.theorem._neighbor import Problem
+from rankjax.certificates.theorem._network import Network
 from tests.certificates.theorem import second_verifier as second
 from tests.certificates.theorem import trained
 
@@ -45,11 +49,30 @@ def test_both_verifiers_agree(name):
     network = make()
     certificate = network.certificate
     assert certificate.value < 1  # it says something
-    exact, counted = check(network, layers, certificate)
+    found = check(network, layers, certificate)
     mine = verify(certificate, *network.arguments, apply=network.apply, reference=network.reference)
-    assert counted == certificate.errors
-    assert 0 <= Fraction(mine) / Fraction(exact) - 1 <= Fraction(1, 10**36)
-    assert certificate.value == second.next_float(exact)
+    assert found.errors == certificate.errors
+    assert 0 <= Fraction(mine) / Fraction(found.bound) - 1 <= Fraction(1, 10**36)
+    assert certificate.value == second.next_float(found.bound)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_both_find_the_same_margins_and_limits(name):
+    make, layers = CASES[name]
+    network = make()
+    found = check(network, layers, network.certificate)
+    structure, params, x, y = network.arguments
+    read = Network(network.apply, params, x)
+    problem = Problem.of(read, structure, params, network.reference)
+    coded, steps = problem.decode(network.certificate.leaves)
+    distances = problem.check_exponents(network.certificate.distances, coded, steps)
+    counter = Counter(read)
+    seen = read.observe(coded, x, y)
+    limits = np.array(counter.limits(seen.slots, y, *counter.norms(coded), distances))
+    others = np.isfinite(seen.gaps)
+    # Two summation orders differ by less than what rounding subtracts.
+    np.testing.assert_allclose(seen.gaps[others], found.gaps[others], rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(limits[others], found.limits[others], rtol=1e-9)
 
 
 def test_every_mode_is_covered():
