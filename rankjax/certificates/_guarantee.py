@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from rankjax.certificates._lengths import DIGITS, Length
 
-DATA_ASSUMPTIONS = (
+DATA_ASSUMPTIONS: tuple[str, ...] = (
     "the examples are independent draws from one distribution, and new ones come from it",
     "architecture, preprocessing (example by example) and activations were fixed before the data "
     "were seen",
