@@ -18,12 +18,15 @@ DATA_ASSUMPTIONS: tuple[str, ...] = (
     "the identity); ties of the largest logit count as errors",
 )
 
+_MOST_TRIED = 10**18
+
 
 def check_confidence(delta: Any, tried: Any) -> None:
     """Raise ``ValueError`` for a confidence or a number of trials out of range."""
     if isinstance(delta, bool) or not isinstance(delta, int | float) or not 0 < delta <= 0.5:
         raise ValueError(f"delta: got {delta!r}, must be a number in (0, 1/2]")
-    check_integer(tried, "tried", 1)
+    if check_integer(tried, "tried", 1) > _MOST_TRIED:
+        raise ValueError(f"tried: got {tried}, must be from 1 to {_MOST_TRIED}")
 
 
 def check_integer(value: Any, name: str, lowest: int | None = None) -> int:

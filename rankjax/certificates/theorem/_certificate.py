@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -77,12 +78,12 @@ class Certificate(Guarantee):
                 integers.
         """
         try:
-            found = json.loads(text)
-        except (json.JSONDecodeError, RecursionError, TypeError) as error:
-            raise ValueError(f"text: not a certificate ({error})") from None
+            found = json.loads(text, object_pairs_hook=without_repeats)
+        except (ValueError, RecursionError, TypeError) as error:
+            raise ValueError(f"text: must be the JSON of a certificate ({error})") from None
         names = {field.name for field in fields(cls)} | {"nats"}
         found = record(found, names, "text")
-        del found["nats"]
+        nats = found.pop("nats")
         for name in ("leaves", "distances", "assumptions"):
             if not isinstance(found[name], list):
                 raise ValueError(f"{name}: got {found[name]!r}, must be a list")
@@ -102,6 +103,9 @@ class Certificate(Guarantee):
             found["guard"] = GuardReport(**record(found["guard"], names, "guard"))
         certificate = cls(**found)
         certificate.verify()
+        # Not part of the claim, but nobody should read a wrong number.
+        if type(nats) is not float or not math.isclose(nats, certificate.nats, rel_tol=1e-9):
+            raise ValueError(f"nats: got {nats!r}, must be {certificate.nats!r}")
         return certificate
 
     def __str__(self) -> str:
@@ -147,6 +151,14 @@ def check_distances(distances: Any) -> None:
     for exponent in distances:
         if exponent is not None and abs(check_integer(exponent, "distances")) > 8000:
             raise ValueError(f"distances: got {exponent}, must be from -8000 to 8000")
+
+
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a ``ValueError`` if it has a field twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"a field twice among {sorted(name for name, _ in pairs)}")
+    return found
 
 
 def record(item: Any, names: set[str], where: str) -> dict[str, Any]:

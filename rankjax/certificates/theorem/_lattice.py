@@ -82,14 +82,18 @@ class LeafCode:
                 f"{_LARGEST_EXPONENT}"
             )
         check_integer(self.levels, f"{where}.levels", 1)
+        if self.levels > _LEVELS:
+            raise ValueError(f"{where}.levels: got {self.levels}, must be from 1 to {_LEVELS}")
         check_integer(self.rank, f"{where}.rank", 0)
         _check_sizes(self.matrices, f"{where}.matrices", 1)
         if not isinstance(self.symbols, tuple):
             raise ValueError(f"{where}.symbols: got {type(self.symbols)}, must be a tuple")
         for symbol in self.symbols:
-            check_integer(symbol, f"{where}.symbols")
-            if abs(symbol) > _LARGEST_SYMBOL:
-                raise ValueError(f"{where}.symbols: got {symbol}, at most {_LARGEST_SYMBOL}")
+            if abs(check_integer(symbol, f"{where}.symbols")) > _LARGEST_SYMBOL:
+                raise ValueError(
+                    f"{where}.symbols: got {symbol}, must be from {-_LARGEST_SYMBOL} to "
+                    f"{_LARGEST_SYMBOL}"
+                )
         size, expected = math.prod(self.shape), 0
         if self.mode == "direct":
             expected = size
@@ -107,9 +111,15 @@ class LeafCode:
         if len(self.symbols) != expected:
             raise ValueError(f"{where}.symbols: got {len(self.symbols)}, must be {expected}")
         if self.mode != "factors" and (self.rank or self.matrices):
-            raise ValueError(f"{where}.rank: got {self.rank}, {self.matrices} without factors")
+            raise ValueError(
+                f"{where}.rank: got {self.rank} with matrices {self.matrices}, must be 0 and () in "
+                f"the mode {self.mode!r}"
+            )
         if self.mode == "reference" and (self.step, self.levels) != (0, 1):
-            raise ValueError(f"{where}.step: got {self.step}, must be 0 for the reference")
+            raise ValueError(
+                f"{where}.step: got {self.step} with levels {self.levels}, must be 0 with levels 1 "
+                "in the mode 'reference'"
+            )
 
     def _factor_sizes(self) -> tuple[int, int]:
         count, m, n = self.matrices

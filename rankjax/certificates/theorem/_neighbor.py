@@ -60,6 +60,7 @@ class Problem:
             raise ValueError(
                 f"structure: got {type(structure).__name__}, must come from rankjax.describe"
             )
+        structure.leaves(params)  # before apply meets what it was not made for
         network = Network(apply, params, x, activations)
         layers = check_structure(network, structure, params)
         weights = network.leaves.vector(params)

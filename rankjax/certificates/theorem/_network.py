@@ -213,9 +213,12 @@ class Network:
             ]
             # In float64 now, so what was one type before may be two.
             with jax.numpy_dtype_promotion("standard"):
-                closed, shape = jax.make_jaxpr(
-                    lambda p, x: apply(skeleton.fill(p), x), return_shape=True
-                )(widened, first)
+                try:
+                    closed, shape = jax.make_jaxpr(
+                        lambda p, x: apply(skeleton.fill(p), x), return_shape=True
+                    )(widened, first)
+                except (TypeError, ValueError) as error:  # shapes that do not fit, for one
+                    raise ValueError(f"apply: must take params and x; it says: {error}") from error
             checked = jax.tree.leaves(shape)
             if len(checked) != 1 or isinstance(shape, tuple | list):
                 raise ValueError(

@@ -58,7 +58,8 @@ def verify(
         raise ValueError(f"certificate: got {type(certificate).__name__}, must be a Certificate")
     exact = certificate.verify()
     labels = np.asarray(y)
-    number_of_examples(x, labels, batch_size)
+    if number_of_examples(x, labels, batch_size) != certificate.n:
+        raise ValueError(f"n: got {certificate.n}, the sample has {len(labels)} examples")
     problem = Problem.read(
         structure, params, x, apply=apply, reference=reference, activations=activations
     )
@@ -75,8 +76,6 @@ def verify(
                 raise ValueError(
                     f"leaves[{leaf.path!r}].matrices: got {leaf.matrices}, the leaf is {shape}"
                 )
-    if len(labels) != certificate.n:
-        raise ValueError(f"n: got {certificate.n}, the sample has {len(labels)} examples")
     told = problem.assumptions(with_reference=reference is not None)
     if certificate.assumptions != told:
         raise ValueError(f"assumptions: got {certificate.assumptions}, must be {told}")
