@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rankjax._arguments import one_of
 from rankjax.bounds.binary_kl import kl_inverse
 from rankjax.certificates import codes
 from rankjax.certificates.certificate import (
@@ -25,7 +26,6 @@ from rankjax.certificates.optimise import Choices, minimise, pareto, together
 from rankjax.certificates.problem import problem_of, sensitivity
 from rankjax.certificates.recursion import Recursion, trace_recursion
 from rankjax.certificates.weights import read_weights
-from rankjax.matrix.canonical import one_of
 from rankjax.network.structure import Structure
 
 _LARGEST_B = 24

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.extend.core import JaxprEqn
 
+from rankjax._jax_internals import JaxprEqn
 from rankjax.network.axes import View
 from rankjax.network.convolution import Window
 from rankjax.network.paths import array_paths, split_arrays

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from rankjax.matrix.canonical import EPS_MODES, non_negative, one_of
-from rankjax.matrix.powers import SchattenPower
+from rankjax._arguments import non_negative, one_of
+from rankjax.matrix._scalar_power import EpsMode, SchattenPower
 
 
 def default_rtol(size: int, dtype: jnp.dtype) -> float:
@@ -46,7 +46,7 @@ def power_sum(
     *,
     p: ArrayLike,
     eps: ArrayLike = 0.0,
-    eps_mode: str = "relative",
+    eps_mode: EpsMode = "relative",
     rtol: float | None = None,
 ) -> Array:
     """``sum_i sigma_i^p``, or with ``eps > 0`` ``sum_i [(sigma_i^2 + e^2)^(p/2) - e^p]``.
@@ -76,7 +76,7 @@ def power_sum(
     """
     non_negative(p, "p")
     non_negative(eps, "eps")
-    one_of(eps_mode, "eps_mode", EPS_MODES)
+    one_of(eps_mode, "eps_mode", EpsMode)
     dtype = sigma.dtype
     batch = sigma.shape[:-1]
     rtol = default_rtol(sigma.shape[-1], dtype) if rtol is None else rtol
@@ -117,7 +117,7 @@ def soft_rank(
     *,
     p: ArrayLike,
     eps: ArrayLike = 0.0,
-    eps_mode: str = "relative",
+    eps_mode: EpsMode = "relative",
     rtol: float | None = None,
 ) -> Array:
     """``power_sum(sigma) / sigma_1^p``: in ``[1, rank]`` for ``eps = 0``; 0 for the zero matrix.
@@ -135,7 +135,7 @@ def soft_rank(
     if eps_mode == "absolute":
         eps = jnp.asarray(eps, sigma.dtype) / jax.lax.stop_gradient(jnp.where(top == 0, 1, top))
     else:
-        one_of(eps_mode, "eps_mode", EPS_MODES)
+        one_of(eps_mode, "eps_mode", EpsMode)
         non_negative(eps, "eps")
     return power_sum(unit(sigma), p=p, eps=eps, eps_mode="relative", rtol=rtol)
 

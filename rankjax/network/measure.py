@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from rankjax._arguments import at_least_float32
+from rankjax._explicit_axes import automatic
 from rankjax.matrix import singular_values, spectrum
-from rankjax.matrix.canonical import at_least_float32
-from rankjax.matrix.meshes import automatic
 from rankjax.network.buckets import by_shape
 from rankjax.network.pathnorms import path_norms, path_norms_of_chain
 from rankjax.network.structure import Layer, Structure

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import rankjax.matrix as rm
-from rankjax.matrix.covering import log_covering_rank
 
 
 @pytest.mark.parametrize("eps", [0.9, 0.3, 0.07, 0.01])
@@ -62,7 +61,7 @@ def test_the_winner_is_named_and_the_point_costs_nothing():
     assert rm.log_covering_number(2, 2, radius=50.0, eps=0.01, **call).winner == "direct"
     point = rm.log_covering_number(2, 2, radius=9.0, eps=1.0, **call)
     assert (point.winner, float(point.value)) == ("point", 0.0)
-    by_rank = log_covering_rank(10, 10, rank=0, spectral_radius=1.0, eps=0.1)
+    by_rank = rm.log_covering_rank(10, 10, rank=0, spectral_radius=1.0, eps=0.1)
     assert (by_rank.winner, float(by_rank.value)) == ("point", 0.0)
 
 
@@ -70,7 +69,7 @@ def test_small_p_counts_ranks():
     # R^p = 3 with p -> 0: at most three singular values above any threshold.
     p = 0.01
     bound = rm.log_covering_number(30, 30, p=p, radius=3 ** (1 / p), spectral_radius=1.0, eps=0.1)
-    three = log_covering_rank(30, 30, rank=3, spectral_radius=1.0, eps=0.1)
+    three = rm.log_covering_rank(30, 30, rank=3, spectral_radius=1.0, eps=0.1)
     assert bound.winner == "rank"
     assert float(bound.value) == pytest.approx(float(three.value), rel=0.03)
 

@@ -6,10 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matrices import BATCH, ONE, TALL, WIDE, finite_difference, numpy_power, with_spectrum
 
 import rankjax.matrix as rm
 from rankjax.matrix import spectrum
+from tests.matrix.matrices import (
+    BATCH,
+    ONE,
+    TALL,
+    WIDE,
+    finite_difference,
+    numpy_power,
+    with_spectrum,
+)
 
 ALL = {
     "power": lambda a, p: rm.schatten_power(a, p=p),
