@@ -13,7 +13,7 @@ from rankjax._arguments import one_of, positive
 from rankjax._linear_algebra import SVD, svd
 from rankjax.matrix._canonical import canonicalize
 from rankjax.matrix._scalar_power import EpsMode
-from rankjax.matrix._scaling import tall
+from rankjax.matrix._scaling import divisor, tall
 from rankjax.matrix._spectral_functions import sum_at
 
 
@@ -69,7 +69,10 @@ def log_det(
     if eps_mode == "relative":
         top = factors.s[..., 0]
         e = e * jnp.where(top == 0, 1, top)  # == lets a NaN through
-    # In units of e; the decomposition is that of the matrix, its values rescaled.
-    unit = jax.lax.stop_gradient(e)[..., None]
-    scaled = SVD(factors.u, factors.s / unit, factors.vt)
-    return sum_at(_of_one, scaled, matrix / e[..., None, None], ()).astype(dtype)
+    # In units of e; the decomposition is that of the matrix, its values rescaled. By a power of two
+    # first, which is exact, where 1 / e would be subnormal and flushed to 0.
+    shrink = jnp.where(e > divisor(e), 1 / 16, 1).astype(e.dtype)
+    e, shrunk = e * shrink, matrix * shrink[..., None, None]
+    values = factors.s * shrink[..., None] / jax.lax.stop_gradient(e)[..., None]
+    scaled = SVD(factors.u, values, factors.vt)
+    return sum_at(_of_one, scaled, shrunk / e[..., None, None], ()).astype(dtype)

@@ -102,7 +102,8 @@ def project_nuclear_ball(
         moved = matrix - jax.lax.stop_gradient(matrix)
         s = factors.s + jnp.einsum("...mk,...mn,...kn->...k", factors.u, moved, factors.vt)
         total = jnp.cumsum(s, axis=-1)
-        by = (total - r[..., None]) / jnp.arange(1, s.shape[-1] + 1, dtype=s.dtype)
+        count = jnp.broadcast_to(jnp.arange(1, s.shape[-1] + 1, dtype=s.dtype), s.shape)
+        by = (total - jnp.broadcast_to(r, s.shape[:-1])[..., None]) / count
         # How many stay positive; at least one, so that radius 0 lowers all to 0.
         stay = jnp.maximum(jnp.sum(s > by, axis=-1, keepdims=True), 1)
         amount = jnp.take_along_axis(by, stay - 1, axis=-1)[..., 0]
@@ -137,6 +138,7 @@ def project_rank(a: ArrayLike, /, rank: ArrayLike, *, axes: Sequence[int] = (-2,
     if 0 in given.matrix.shape:
         return jnp.asarray(a)
     factors = svd(given.matrix)
-    keep = jnp.arange(factors.s.shape[-1]) < jnp.asarray(rank)[..., None]
+    index = jnp.broadcast_to(jnp.arange(factors.s.shape[-1]), factors.s.shape)
+    keep = index < jnp.broadcast_to(jnp.asarray(rank), factors.s.shape[:-1])[..., None]
     image = outer(factors, jnp.where(keep, factors.s, factors.s * 0))
     return restored(image, jnp.any(~keep, axis=-1) | jnp.isnan(factors.s[..., 0]), given, axes)

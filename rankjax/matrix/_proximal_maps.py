@@ -113,12 +113,11 @@ def prox_power(s: ArrayLike, /, *, p: ArrayLike, weight: ArrayLike) -> Array:
     array = float_array(s, name="s")
     dtype = array.dtype
     value = array.astype(jnp.float32) if jnp.finfo(dtype).bits < 32 else array
-    w = jnp.asarray(weight, value.dtype)
+    numbers = (jnp.asarray(x, value.dtype) for x in (weight, p))
+    value, w, p_ = jnp.broadcast_arrays(value, *numbers)
     closed = _CLOSED.get(known_scalar(p))
-    if closed is not None:
-        x = closed(value, w)
-        return jnp.broadcast_to(x, jnp.broadcast_shapes(value.shape, w.shape)).astype(dtype)
-    return _newton(value, w, jnp.asarray(p, value.dtype)).astype(dtype)
+    x = _newton(value, w, p_) if closed is None else closed(value, w)
+    return x.astype(dtype)
 
 
 _CLOSED = {0.0: _rank, 1.0: soft_threshold, 2.0: _ridge}
@@ -206,5 +205,6 @@ def prox_schatten(
     args = tuple(jnp.asarray(x, matrix.dtype) for x in args)
     factors = factors_of(matrix)
     image = image_of(_Prox(scalar), factors, matrix, args)
-    changed = _Prox(scalar)(factors.s, *(x[..., None] for x in args)) != factors.s
+    at_values = (jnp.broadcast_to(x, matrix.shape[:-2])[..., None] for x in args)
+    changed = _Prox(scalar)(factors.s, *at_values) != factors.s
     return restored(image, jnp.any(changed, axis=-1), given, axes)

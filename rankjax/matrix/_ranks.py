@@ -95,7 +95,7 @@ def soft_rank(
 
     Args:
         a: a matrix or a batch of matrices.
-        p: exponent >= 0, may be traced.
+        p: exponent >= 0, may be traced; ``inf`` counts the values equal to ``sigma_1``.
         eps: smoothing >= 0 as in ``schatten_power``.
         eps_mode: ``"relative"`` or ``"absolute"``.
         axes: the (out, in) axes of the matrix.

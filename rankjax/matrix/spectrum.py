@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 
 from rankjax._arguments import non_negative, one_of
 from rankjax.matrix._scalar_power import EpsMode, SchattenPower
+from rankjax.matrix._scaling import divisor
 
 
 def default_rtol(size: int, dtype: jnp.dtype) -> float:
@@ -35,9 +36,17 @@ def largest(sigma: Array) -> Array:
 
 
 def unit(sigma: Array) -> Array:
-    """``sigma / sigma_1``; all zero, with a derivative that stays finite, at a zero spectrum."""
+    """``sigma / sigma_1``: at most 1, exactly 1 at the top; all zero at a zero spectrum.
+
+    The derivative stays finite there.
+    """
     top = largest(sigma)[..., None]
-    return sigma / jnp.where(top == 0, 1, top)  # == lets a NaN through
+    # A power of two, exact, where 1 / sigma_1 would be subnormal and flushed to 0.
+    shrink = jnp.where(top > divisor(top), 1 / 16, 1).astype(sigma.dtype)
+    u = sigma * shrink / jnp.where(top == 0, 1, top * shrink)  # == lets a NaN through
+    # Rounded as a product with the reciprocal it may miss 1 by an ulp: nothing, to an infinite p.
+    exact = jnp.where((sigma >= top) & (top > 0), 1, jnp.minimum(u, 1))
+    return u + jax.lax.stop_gradient(exact - u)
 
 
 def power_sum(

@@ -1,5 +1,8 @@
 """Covering numbers on sets small enough to count, to pack, or to bound by volume."""
 
+from fractions import Fraction
+from math import isqrt, log1p
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,3 +90,32 @@ def test_traced_arguments_and_errors():
         rm.log_covering_number(2, 2, p=0.5, radius=1.0, spectral_radius=1.0, eps=0.0)
     with pytest.raises(ValueError, match="p must be > 0"):
         rm.log_covering_number(2, 2, p=0, radius=1.0, spectral_radius=1.0, eps=0.1)
+
+
+def exact_count(ratio, p):
+    """``floor(ratio^p)`` of a fraction for p = 1/2, 1, 2, without rounding."""
+    if p == 0.5:
+        return isqrt(ratio.numerator // ratio.denominator)
+    return int(ratio**p)
+
+
+@pytest.mark.parametrize("p", [0.5, 1, 2])
+def test_a_count_on_the_edge_of_a_whole_number_is_not_rounded_down(p):
+    """Radii at which, for one of the splits, one singular value more just fits into the ball."""
+    rng = np.random.default_rng(0)
+    splits = np.linspace(0.05, 0.95, 19)
+    theta, eps = rng.choice(splits, 2000), rng.uniform(0.01, 0.2, 2000)
+    count = rng.integers(1, 40, 2000)
+    radius = theta * eps * count ** (1 / p)
+    radius = np.where(rng.uniform(size=2000) < 0.5, radius, np.nextafter(radius, np.inf))
+    bound = jax.jit(
+        lambda r, e: rm.log_covering_number(500, 500, p=p, radius=r, spectral_radius=1.0, eps=e)
+    )(radius, eps)
+    for r, e, value, s in zip(radius, eps, bound.value, np.minimum(radius, 1), strict=True):
+        terms = (
+            exact_count(Fraction(r) / (Fraction(t) * Fraction(e)), p)
+            * (1000 * log1p(4 * s / ((1 - t) * e)))
+            for t in splits
+        )
+        exact = 0 if e >= s else min(*terms, 250000 * log1p(2 * s / e))
+        assert value >= exact * (1 - 1e-12)

@@ -132,7 +132,7 @@ def _power_of_root(y: Array, exponent: Array, low: float) -> Array:
     points = jnp.asarray((1 + low) / 2 + (1 - low) / 2 * nodes, y.dtype)
     eye = identity(y)
     x = (2 * y - (1 + low) * eye) / (1 - low)
-    at_nodes = points ** exponent[..., None]
+    at_nodes = points.reshape((1,) * exponent.ndim + (-1,)) ** exponent[..., None]
     parts = jnp.einsum("jbk,...k->j...b", jnp.asarray(blocks, y.dtype), at_nodes)
     x2 = 2 * product(x, x) - eye
     x3 = 2 * product(x, x2) - x

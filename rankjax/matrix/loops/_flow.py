@@ -79,7 +79,10 @@ def schatten_flow(
     _, unit, g = gram_matrix(small)
     eigenvalues, v = eigh(g)
     start = jnp.sqrt(jnp.maximum(eigenvalues, 0))
-    p, weight, eps = (jnp.asarray(x, matrix.dtype)[..., None] for x in (p, weight, eps))
+    batch = matrix.shape[:-2]
+    p, weight, eps = (
+        jnp.broadcast_to(jnp.asarray(x, matrix.dtype), batch)[..., None] for x in (p, weight, eps)
+    )
     unit = unit[..., None]
     # The rates, in units of the largest entry.
     rate = p * (weight / steps) * unit ** (p - 2)

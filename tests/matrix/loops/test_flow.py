@@ -92,6 +92,28 @@ def test_scale_dtypes_and_members_that_are_not_finite(scale):
     assert rm.schatten_flow(jnp.zeros((0, 3)), p=1.0, weight=0.3, eps=0.1).shape == (0, 3)
 
 
+@pytest.mark.parametrize("eps_mode", ["relative", "absolute"])
+def test_a_smaller_eps_is_raised_to_what_the_gram_matrix_resolves(eps_mode):
+    floor = float(np.finfo(np.float32).eps) ** 0.5
+    sigma = np.array([1.0, 3e-3, 1e-3])
+    a = with_spectrum(4, 5, 3, sigma).astype(jnp.float32)
+    flow = jax.jit(
+        lambda a, eps: rm.schatten_flow(a, p=0.5, weight=2e-5, eps=eps, eps_mode=eps_mode)
+    )
+    for eps in (0.0, floor / 10):
+        np.testing.assert_allclose(flow(a, eps), flow(a, floor), atol=1e-7)
+    expected = sigma
+    for _ in range(32):
+        rate = 0.5 * 2e-5 / 32 * (expected**2 + (floor * expected[0]) ** 2) ** -0.75
+        expected = expected * np.exp(-rate)
+    # Without the floor the last value is another one by far more than the rounding of the square.
+    unraised = sigma
+    for _ in range(32):
+        unraised = unraised * np.exp(-0.5 * 2e-5 / 32 * unraised**-1.5)
+    found = singular_values(flow(a, 0.0))
+    assert abs(found[2] - expected[2]) < 0.2 * abs(unraised[2] - expected[2])
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
