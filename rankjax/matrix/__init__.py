@@ -1,10 +1,12 @@
 """One matrix, or a batch ``(..., m, n)``: norms, ranks, derivatives. Knows no network."""
 
 from rankjax.matrix import spectrum as spectrum
+from rankjax.matrix._covering import COVERINGS as COVERINGS
 from rankjax.matrix._covering import LogCovering as LogCovering
 from rankjax.matrix._covering import log_covering_number as log_covering_number
 from rankjax.matrix._covering import log_covering_rank as log_covering_rank
 from rankjax.matrix._log_det import log_det as log_det
+from rankjax.matrix._norms import SpectralNormMethod as SpectralNormMethod
 from rankjax.matrix._norms import frobenius_norm as frobenius_norm
 from rankjax.matrix._norms import nuclear_norm as nuclear_norm
 from rankjax.matrix._norms import schatten_norm as schatten_norm
@@ -13,6 +15,7 @@ from rankjax.matrix._product import product_schatten_power as product_schatten_p
 from rankjax.matrix._projections import project_nuclear_ball as project_nuclear_ball
 from rankjax.matrix._projections import project_rank as project_rank
 from rankjax.matrix._projections import project_spectral_ball as project_spectral_ball
+from rankjax.matrix._proximal_maps import ProxMethod as ProxMethod
 from rankjax.matrix._proximal_maps import prox_power as prox_power
 from rankjax.matrix._proximal_maps import prox_schatten as prox_schatten
 from rankjax.matrix._ranks import effective_rank as effective_rank
@@ -21,6 +24,7 @@ from rankjax.matrix._ranks import soft_rank as soft_rank
 from rankjax.matrix._ranks import stable_rank as stable_rank
 from rankjax.matrix._scalar_power import EpsMode as EpsMode
 from rankjax.matrix._schatten_power import schatten_power as schatten_power
+from rankjax.matrix._singular_values import SingularValueMethod as SingularValueMethod
 from rankjax.matrix._singular_values import singular_values as singular_values
 from rankjax.matrix._spectral_functions import spectral_map as spectral_map
 from rankjax.matrix._spectral_functions import spectral_sum as spectral_sum

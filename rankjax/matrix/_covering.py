@@ -21,7 +21,7 @@ from jax.typing import ArrayLike
 
 from rankjax._arguments import non_negative, positive
 
-NAMES = ("point", "rank", "direct")
+COVERINGS = ("point", "rank", "direct")
 # Every split is a valid bound; 1/2 is the textbook one, the best of all is taken.
 _SPLITS = tuple(float(t) for t in np.linspace(0.05, 0.95, 19))
 
@@ -31,7 +31,7 @@ class LogCovering(NamedTuple):
 
     Attributes:
         value: nats, ``(...)``.
-        which: the bound that won, an index into ``covering.NAMES``.
+        which: the bound that won, an index into ``COVERINGS``.
     """
 
     value: Array
@@ -40,7 +40,7 @@ class LogCovering(NamedTuple):
     @property
     def winner(self) -> str:
         """The name of the bound that won (of a concrete scalar result)."""
-        return NAMES[int(self.which)]
+        return COVERINGS[int(self.which)]
 
 
 def _floats(*values: ArrayLike) -> tuple[Array, ...]:

@@ -65,7 +65,7 @@ def schatten_norm(
         eps: smoothing >= 0.
         eps_mode: ``"relative"`` or ``"absolute"``.
         axes: the (out, in) axes of the matrix.
-        method: ``"auto"``, ``"svd"``, ``"gram"``, ``"rational"``, ``"iterative"``; see
+        method: ``"auto"``, ``"svd"``, ``"gram"``, ``"rational"``, ``"newton_schulz"``; see
             ``rankjax.matrix.engines``.
 
     Returns:
@@ -148,7 +148,7 @@ def nuclear_norm(
         axes: the (out, in) axes of the matrix.
         eps: smoothing >= 0.
         eps_mode: ``"relative"`` or ``"absolute"``.
-        method: ``"auto"``, ``"svd"``, ``"gram"``, ``"rational"``, ``"iterative"``; see
+        method: ``"auto"``, ``"svd"``, ``"gram"``, ``"rational"``, ``"newton_schulz"``; see
             ``rankjax.matrix.engines``.
 
     Returns:

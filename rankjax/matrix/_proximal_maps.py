@@ -12,7 +12,7 @@ empty matrices stay; a matrix that is not finite becomes NaN.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -120,7 +120,11 @@ def prox_power(s: ArrayLike, /, *, p: ArrayLike, weight: ArrayLike) -> Array:
     return x.astype(dtype)
 
 
-_CLOSED = {0.0: _rank, 1.0: soft_threshold, 2.0: _ridge}
+_CLOSED: dict[float | None, Callable[[Array, Array], Array]] = {
+    0.0: _rank,
+    1.0: soft_threshold,
+    2.0: _ridge,
+}
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def schatten_power(
         eps: smoothing >= 0, like ``p``. 1e-2 is a good relative value for training.
         eps_mode: ``"relative"`` or ``"absolute"``.
         axes: the (out, in) axes of the matrix.
-        method: ``"auto"``, ``"svd"``, ``"gram"``, ``"rational"``, ``"iterative"``; see
+        method: ``"auto"``, ``"svd"``, ``"gram"``, ``"rational"``, ``"newton_schulz"``; see
             ``rankjax.matrix.engines``.
 
     Returns:

@@ -17,12 +17,12 @@ from rankjax._linear_algebra import eigh, eigvalsh, matmul, svd, svdvals, transp
 from rankjax.matrix._canonical import canonicalize
 from rankjax.matrix._scaling import gram_floor, gram_matrix, roots, tall
 
-Method = Literal["auto", "svd", "gram"]
+SingularValueMethod = Literal["auto", "svd", "gram"]
 
 
 @automatic
 def singular_values(
-    a: ArrayLike, /, *, axes: Sequence[int] = (-2, -1), method: Method = "auto"
+    a: ArrayLike, /, *, axes: Sequence[int] = (-2, -1), method: SingularValueMethod = "auto"
 ) -> Array:
     """All singular values, descending.
 
@@ -49,7 +49,7 @@ def singular_values(
         >>> [round(float(s), 3) for s in singular_values(jnp.array([[0.0, 3.0], [4.0, 0.0]]))]
         [4.0, 3.0]
     """
-    one_of(method, "method", Method)
+    one_of(method, "method", SingularValueMethod)
     matrix, dtype = canonicalize(a, axes)
     return singular_values_of(matrix, gram=method == "gram").astype(dtype)
 
