@@ -3,7 +3,7 @@
     python benchmarks/rational_shifts.py
 
 Searches (Nelder-Mead) for shifts whose largest gradient error, over the spectrum and over p in
-(0, 2], is smallest, and prints them beside those that ``rankjax.matrix.rational`` holds, in units
+(0, 2], is smallest, and prints them beside those that ``rankjax.matrix.engines`` holds, in units
 of the least ``e^2`` of the fit. Then, for the shifts in use: the largest and the root mean square
 error of the gradient at one singular value, and the largest of the value, relative, by p.
 Nothing is timed; some ten seconds.
@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from rankjax import matrix as rm
-from rankjax.matrix import rational
+from rankjax.matrix.engines import _rational as rational
 
 P = np.concatenate([[0.02, 0.1, 0.2, 0.35], np.linspace(0.5, 1.98, 12)])
 

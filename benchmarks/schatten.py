@@ -7,8 +7,7 @@ Prints one Markdown row a case and engine: compile time (once a case and p), med
 (quartiles) of the run time, ratio of the medians to plain ``jnp.linalg.svd`` autodiff *of the same
 smoothed function in the same process, measured in turns*, relative error of the gradient and of the
 value against float64, peak memory of the compiled program (arguments, results, temporaries).
-``matfree`` is the value alone, by stochastic Lanczos quadrature, with its standard error; ``torch``
-the same autodiff by ``torch.linalg``. Larger cases run only where a GPU is present.
+``torch`` is the same autodiff by ``torch.linalg``. Larger cases run only where a GPU is present.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ CASES = {
 GPU_CASES = {"4096": (4096, 4096)}
 QUICK = ("128", "512", "tall", "batch")
 SPECTRA = ("gauss", "rank8", "decay")
-PLAIN, WARM, TORCH, SLQ = "plain svd", "warm step", "torch svd", "matfree (value)"
-ENGINES = (*METHODS, WARM, TORCH, SLQ)
+PLAIN, WARM, TORCH = "plain svd", "warm step", "torch svd"
+ENGINES = (*METHODS, WARM, TORCH)
 REST, IN_A_ROW = 0.1, 3  # seconds, calls: on CPU
 
 
@@ -110,9 +109,8 @@ def candidates(a, state, p, eps, chosen):
         start = time.perf_counter()
         program = jax.jit(function).lower(a, state).compile()
         compiled[name] = (program, time.perf_counter() - start, peak(program))
-    for name, candidate in ((TORCH, torch_candidate), (SLQ, matfree_candidate)):
-        if name in chosen and (found := candidate(a, p, eps)) is not None:
-            compiled[name] = found
+    if TORCH in chosen and (found := torch_candidate(a, p, eps)) is not None:
+        compiled[TORCH] = found
     return compiled
 
 
@@ -129,27 +127,6 @@ def peak(program):
     memory = program.memory_analysis()
     parts = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
     return sum(getattr(memory, part, 0) for part in parts)
-
-
-def matfree_candidate(a, p, eps):
-    """The value alone by stochastic Lanczos quadrature: (program, compile seconds, bytes) or None.
-
-    It answers ``(value, standard error)``; its gradient is too noisy to be offered.
-    """
-    if importlib.util.find_spec("matfree") is None:
-        return None
-
-    def total(a, key):
-        if a.ndim == 2:
-            return tuple(rm.estimate_schatten_power(a, p=p, key=key, eps=eps))
-        keys = jax.random.split(key, a.shape[0])
-        value, error = jax.vmap(total)(a, keys)
-        return jnp.sum(value), jnp.sqrt(jnp.sum(error**2))
-
-    start = time.perf_counter()
-    program = jax.jit(partial(total, key=jax.random.key(0))).lower(a).compile()
-    seconds = time.perf_counter() - start
-    return lambda x, _: program(x), seconds, peak(program)
 
 
 def torch_candidate(a, p, eps):
@@ -233,9 +210,8 @@ def main():
     cases = CASES | (GPU_CASES if jax.default_backend() == "gpu" else {})
     names = options.case or (QUICK if options.quick else tuple(cases))
     spectra = options.spectrum or (("gauss",) if options.quick else SPECTRA)
-    for package in ("torch", "matfree"):
-        if importlib.util.find_spec(package) is None:
-            print(f"{package} is not installed: its rows are left out.")
+    if importlib.util.find_spec("torch") is None:
+        print("torch is not installed: its rows are left out.")
     header(jnp.dtype(dtype).name)
     for name in names:
         shape = CASES.get(name) or GPU_CASES[name]
@@ -251,18 +227,16 @@ def main():
                 times = measure(programs, arguments, options.repeats, options.budget)
                 expected = reference(exact[spectrum], p, options.eps)
                 for key, program in programs.items():
-                    accuracy = errors(key, program(*arguments), *expected)
+                    accuracy = errors(program(*arguments), *expected)
                     ratio = statistics.median(times[PLAIN]) / statistics.median(times[key])
                     label = f"{name} | {spectrum} | {p:g} | {key}"
                     row(label, compiled[key], times[key], ratio, accuracy)
 
 
-def errors(name, result, value, gradient):
+def errors(result, value, gradient):
     """Of the gradient and of the value, relative, as texts."""
     found, slope = (to_numpy(x) for x in result)
     off = f"{abs(found.sum() / value - 1):.0e}"
-    if name == SLQ:
-        return "none", f"{off} (standard error {slope / value:.0e})"
     return f"{np.linalg.norm(slope - gradient) / np.linalg.norm(gradient):.0e}", off
 
 

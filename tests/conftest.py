@@ -19,5 +19,6 @@ import jax
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most of the time of most tests is XLA's: a quarter to a half of it is saved.
 jax.config.update("jax_disable_most_optimizations", True)

@@ -10,10 +10,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from rankjax._arguments import concrete, non_negative, one_of
 from rankjax.bounds import factors
 from rankjax.bounds.result import BoundResult
-from rankjax.matrix import spectrum
-from rankjax.matrix.canonical import EPS_MODES, concrete, non_negative, one_of
+from rankjax.matrix import EpsMode, spectrum
 from rankjax.network.measure import Measured
 from rankjax.network.sample import Sample
 
@@ -91,7 +91,7 @@ def rank_sparse(
         0.5657
     """
     non_negative(eps, "eps")
-    one_of(eps_mode, "eps_mode", EPS_MODES)
+    one_of(eps_mode, "eps_mode", EpsMode)
     gamma = factors.margin(sample, gamma, measured.operator_norm)
     if p is None:
         p = optimal_p(measured, sample, gamma=gamma, form=form, last_width=last_width)

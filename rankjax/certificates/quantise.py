@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from rankjax.matrix.canonical import float_array, positive
+from rankjax._arguments import float_array, positive
 
 STEPS_PER_OCTAVE = 8
 # 2^(j/8) for j = 0..7; a step is one of these times a power of two, the same on every machine.

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from rankjax.matrix.canonical import EPS_MODES, non_negative, one_of
-from rankjax.matrix.powers import SchattenPower
+from rankjax._arguments import non_negative, one_of
+from rankjax.matrix._scalar_power import EpsMode, SchattenPower
+from rankjax.matrix._scaling import divisor
 
 
 def default_rtol(size: int, dtype: jnp.dtype) -> float:
@@ -35,9 +36,17 @@ def largest(sigma: Array) -> Array:
 
 
 def unit(sigma: Array) -> Array:
-    """``sigma / sigma_1``; all zero, with a derivative that stays finite, at a zero spectrum."""
+    """``sigma / sigma_1``: at most 1, exactly 1 at the top; all zero at a zero spectrum.
+
+    The derivative stays finite there.
+    """
     top = largest(sigma)[..., None]
-    return sigma / jnp.where(top == 0, 1, top)  # == lets a NaN through
+    # A power of two, exact, where 1 / sigma_1 would be subnormal and flushed to 0.
+    shrink = jnp.where(top > divisor(top), 1 / 16, 1).astype(sigma.dtype)
+    u = sigma * shrink / jnp.where(top == 0, 1, top * shrink)  # == lets a NaN through
+    # Rounded as a product with the reciprocal it may miss 1 by an ulp: nothing, to an infinite p.
+    exact = jnp.where((sigma >= top) & (top > 0), 1, jnp.minimum(u, 1))
+    return u + jax.lax.stop_gradient(exact - u)
 
 
 def power_sum(
@@ -46,7 +55,7 @@ def power_sum(
     *,
     p: ArrayLike,
     eps: ArrayLike = 0.0,
-    eps_mode: str = "relative",
+    eps_mode: EpsMode = "relative",
     rtol: float | None = None,
 ) -> Array:
     """``sum_i sigma_i^p``, or with ``eps > 0`` ``sum_i [(sigma_i^2 + e^2)^(p/2) - e^p]``.
@@ -76,7 +85,7 @@ def power_sum(
     """
     non_negative(p, "p")
     non_negative(eps, "eps")
-    one_of(eps_mode, "eps_mode", EPS_MODES)
+    one_of(eps_mode, "eps_mode", EpsMode)
     dtype = sigma.dtype
     batch = sigma.shape[:-1]
     rtol = default_rtol(sigma.shape[-1], dtype) if rtol is None else rtol
@@ -117,7 +126,7 @@ def soft_rank(
     *,
     p: ArrayLike,
     eps: ArrayLike = 0.0,
-    eps_mode: str = "relative",
+    eps_mode: EpsMode = "relative",
     rtol: float | None = None,
 ) -> Array:
     """``power_sum(sigma) / sigma_1^p``: in ``[1, rank]`` for ``eps = 0``; 0 for the zero matrix.
@@ -135,7 +144,7 @@ def soft_rank(
     if eps_mode == "absolute":
         eps = jnp.asarray(eps, sigma.dtype) / jax.lax.stop_gradient(jnp.where(top == 0, 1, top))
     else:
-        one_of(eps_mode, "eps_mode", EPS_MODES)
+        one_of(eps_mode, "eps_mode", EpsMode)
         non_negative(eps, "eps")
     return power_sum(unit(sigma), p=p, eps=eps, eps_mode="relative", rtol=rtol)
 

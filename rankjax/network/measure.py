@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rankjax.matrix import singular_values, spectrum
-from rankjax.matrix.canonical import at_least_float32
-from rankjax.matrix.meshes import automatic
+from rankjax._arguments import at_least_float32
+from rankjax._explicit_axes import automatic
+from rankjax.matrix import SingularValueMethod, singular_values, spectrum
 from rankjax.network.buckets import by_shape
 from rankjax.network.pathnorms import path_norms, path_norms_of_chain
 from rankjax.network.structure import Layer, Structure
@@ -125,7 +125,7 @@ def measure(
     params: Any,
     *,
     reference: Any = None,
-    method: str = "auto",
+    method: SingularValueMethod = "auto",
     apply: Callable[[Any, Any], Any] | None = None,
     example: Any = None,
 ) -> Measured:
@@ -180,7 +180,7 @@ def _measure(
     structure: Structure,
     matrices: tuple[Array, ...],
     reference: tuple[Array, ...] | None,
-    method: str,
+    method: SingularValueMethod,
 ) -> Measured:
     matrices = tuple(at_least_float32(a) for a in matrices)
     moved = matrices

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from rankjax.matrix.canonical import at_least_float32
+from rankjax._arguments import at_least_float32
 from rankjax.network.paths import path_string
 from rankjax.network.structure import Structure
 

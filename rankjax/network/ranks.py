@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from rankjax._arguments import at_least_float32
 from rankjax.matrix import singular_values, spectrum
-from rankjax.matrix.canonical import at_least_float32
 from rankjax.network.measure import Measured
 from rankjax.network.paths import Skeleton, array_paths, split_arrays
 from rankjax.network.structure import Structure

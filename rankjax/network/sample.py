@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from rankjax.matrix.canonical import at_least_float32, concrete
+from rankjax._arguments import at_least_float32, concrete
 from rankjax.network.cushions import Cushions
 from rankjax.network.paths import Skeleton, array_paths, split_arrays
 from rankjax.network.structure import Structure

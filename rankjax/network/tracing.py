@@ -16,8 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
+from rankjax._jax_internals import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from rankjax.network.axes import View
 from rankjax.network.convolution import Convolution, Window
 

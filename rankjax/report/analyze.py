@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rankjax.matrix.canonical import positive
+from rankjax._arguments import positive
 from rankjax.network import Layer, LeftOut, Structure
 from rankjax.network.paths import paths_and_leaves
 from rankjax.report.analysis import SHARES, Analysis, Row

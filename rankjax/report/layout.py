@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from rankjax.matrix.canonical import one_of
+from rankjax._arguments import one_of
 from rankjax.network import Layer, LeftOut, Structure, View
 from rankjax.network.axes import view_by_name
 

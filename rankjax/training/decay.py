@@ -12,9 +12,9 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from rankjax.matrix import engines, frozen, schatten_power, warm
-from rankjax.matrix.canonical import at_least_float32, concrete, one_of
-from rankjax.matrix.meshes import automatic
+from rankjax._arguments import at_least_float32, concrete, one_of
+from rankjax._explicit_axes import automatic
+from rankjax.matrix import engines, schatten_power, warm
 from rankjax.network import Layer, Structure
 from rankjax.network.buckets import by_shape, in_turn
 from rankjax.training.penalties import DEFAULT_EPS, check_paths

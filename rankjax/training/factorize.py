@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from rankjax._arguments import at_least_float32
+from rankjax._linear_algebra import matmul, svd
 from rankjax.matrix import spectrum
-from rankjax.matrix.canonical import at_least_float32
-from rankjax.matrix.decompose import matmul, svd
 from rankjax.network import Layer, Structure, View, measure
 from rankjax.network.paths import path_string, paths_and_leaves
 from rankjax.training.penalties import check_paths

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import Array
 
-from rankjax.matrix.decompose import matmul, svd, transpose
+from rankjax._linear_algebra import matmul, svd, transpose
 
 
 def balanced_factors(a: Array, /, depth: int, *, width: int | None = None) -> tuple[Array, ...]:

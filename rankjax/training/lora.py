@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from rankjax._arguments import at_least_float32
 from rankjax.matrix import product_schatten_power
-from rankjax.matrix.canonical import at_least_float32
 from rankjax.network import Structure
 from rankjax.training.penalties import DEFAULT_EPS, total
 

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from rankjax._arguments import at_least_float32
+from rankjax._explicit_axes import automatic
 from rankjax.bounds import rank_sparse
 from rankjax.matrix import log_det, schatten_power, stable_rank
-from rankjax.matrix.canonical import at_least_float32
-from rankjax.matrix.meshes import automatic
 from rankjax.network import Sample, Structure, measure
 from rankjax.network.buckets import by_shape
 

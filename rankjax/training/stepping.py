@@ -11,7 +11,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from rankjax.matrix.meshes import automatic
+from rankjax._explicit_axes import automatic
 from rankjax.network import Structure
 from rankjax.network.buckets import LARGE
 

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from rankjax._arguments import at_least_float32
+from rankjax._explicit_axes import automatic
 from rankjax.matrix import project_rank as nearest_of_rank
 from rankjax.matrix import project_spectral_ball, prox_schatten, schatten_flow
-from rankjax.matrix.canonical import at_least_float32
-from rankjax.matrix.meshes import automatic
 from rankjax.network import Structure
 from rankjax.network.buckets import by_shape, in_turn
 from rankjax.training.penalties import DEFAULT_EPS

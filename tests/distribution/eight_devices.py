@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 import rankjax.matrix as rm
 from rankjax import Sample, describe, measure
-from rankjax.matrix import iterative
+from rankjax.matrix.engines import _newton_schulz
 from rankjax.network import View
 from rankjax.training import (
     add_schatten_decay,
@@ -300,7 +300,7 @@ def test_products_only_never_gather_a_matrix(kind, shape, p, cut):
     params = {"kernel": normal(0, *shape)}
     structure = describe(params)
     placed = place(mesh, params, {"kernel": cut})
-    text = penalty_and_gradient(structure, "iterative", p).lower(placed).compile().as_text()
+    text = penalty_and_gradient(structure, "newton_schulz", p).lower(placed).compile().as_text()
     assert "lapack" not in text
     assert max(gathered(text), default=0) <= math.prod(shape) / 4  # strips of it, for the products
 
@@ -309,7 +309,10 @@ def test_a_gathered_matrix_is_seen():
     params = {"kernel": normal(0, 64, 48)}
     structure = describe(params)
     placed = place(three_axes("auto"), params, {"kernel": P(None, "tensor")})
-    for method, lapack in (("svd", True), ("iterative", False)):  # so small a one is left to XLA
+    for method, lapack in (
+        ("svd", True),
+        ("newton_schulz", False),
+    ):  # so small a one is left to XLA
         text = penalty_and_gradient(structure, method, 1.0).lower(placed).compile().as_text()
         assert ("lapack" in text) == lapack
         assert max(gathered(text)) >= 64 * 48
@@ -320,13 +323,13 @@ def test_a_gathered_matrix_is_seen():
     list(zip(CUTS, ("auto", "explicit", "auto", "auto"), (1.0, 1.0, 0.5, 1.0), strict=True)),
 )
 def test_products_in_strips_give_the_same_numbers(monkeypatch, kind, p, cut):
-    monkeypatch.setattr(iterative, "LARGE", 0)
+    monkeypatch.setattr(_newton_schulz, "LARGE", 0)
     mesh = three_axes(kind)
     params = {"square": {"kernel": normal(0, 16, 16)}, "wide": {"kernel": normal(1, 12, 20)}}
     structure = describe(params)
     placed = place(mesh, params, {name: {"kernel": cut} for name in params})
-    expected = penalty_and_gradient(structure, "iterative", p)(params)
-    got = penalty_and_gradient(structure, "iterative", p)(placed)
+    expected = penalty_and_gradient(structure, "newton_schulz", p)(params)
+    got = penalty_and_gradient(structure, "newton_schulz", p)(placed)
     assert_close(got, expected, rtol=1e-8, atol=1e-9)
 
 
@@ -334,7 +337,7 @@ OF_A_MATRIX = {
     "singular values": rm.singular_values,
     "gram": lambda a: rm.schatten_power(a, p=0.5, eps=0.1, method="gram"),
     "rational": lambda a: rm.schatten_power(a, p=0.5, eps=0.1, method="rational"),
-    "iterative": lambda a: rm.schatten_power(a, p=1.0, eps=0.1, method="iterative"),
+    "newton_schulz": lambda a: rm.schatten_power(a, p=1.0, eps=0.1, method="newton_schulz"),
     "prox": lambda a: rm.prox_schatten(a, p=0.5, weight=0.1),
     "ball": lambda a: rm.project_nuclear_ball(a, 2.0),
 }

@@ -1,12 +1,14 @@
 """Covering numbers on sets small enough to count, to pack, or to bound by volume."""
 
+from fractions import Fraction
+from math import isqrt, log1p
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import rankjax.matrix as rm
-from rankjax.matrix.covering import log_covering_rank
 
 
 @pytest.mark.parametrize("eps", [0.9, 0.3, 0.07, 0.01])
@@ -62,7 +64,7 @@ def test_the_winner_is_named_and_the_point_costs_nothing():
     assert rm.log_covering_number(2, 2, radius=50.0, eps=0.01, **call).winner == "direct"
     point = rm.log_covering_number(2, 2, radius=9.0, eps=1.0, **call)
     assert (point.winner, float(point.value)) == ("point", 0.0)
-    by_rank = log_covering_rank(10, 10, rank=0, spectral_radius=1.0, eps=0.1)
+    by_rank = rm.log_covering_rank(10, 10, rank=0, spectral_radius=1.0, eps=0.1)
     assert (by_rank.winner, float(by_rank.value)) == ("point", 0.0)
 
 
@@ -70,7 +72,7 @@ def test_small_p_counts_ranks():
     # R^p = 3 with p -> 0: at most three singular values above any threshold.
     p = 0.01
     bound = rm.log_covering_number(30, 30, p=p, radius=3 ** (1 / p), spectral_radius=1.0, eps=0.1)
-    three = log_covering_rank(30, 30, rank=3, spectral_radius=1.0, eps=0.1)
+    three = rm.log_covering_rank(30, 30, rank=3, spectral_radius=1.0, eps=0.1)
     assert bound.winner == "rank"
     assert float(bound.value) == pytest.approx(float(three.value), rel=0.03)
 
@@ -88,3 +90,32 @@ def test_traced_arguments_and_errors():
         rm.log_covering_number(2, 2, p=0.5, radius=1.0, spectral_radius=1.0, eps=0.0)
     with pytest.raises(ValueError, match="p must be > 0"):
         rm.log_covering_number(2, 2, p=0, radius=1.0, spectral_radius=1.0, eps=0.1)
+
+
+def exact_count(ratio, p):
+    """``floor(ratio^p)`` of a fraction for p = 1/2, 1, 2, without rounding."""
+    if p == 0.5:
+        return isqrt(ratio.numerator // ratio.denominator)
+    return int(ratio**p)
+
+
+@pytest.mark.parametrize("p", [0.5, 1, 2])
+def test_a_count_on_the_edge_of_a_whole_number_is_not_rounded_down(p):
+    """Radii at which, for one of the splits, one singular value more just fits into the ball."""
+    rng = np.random.default_rng(0)
+    splits = np.linspace(0.05, 0.95, 19)
+    theta, eps = rng.choice(splits, 2000), rng.uniform(0.01, 0.2, 2000)
+    count = rng.integers(1, 40, 2000)
+    radius = theta * eps * count ** (1 / p)
+    radius = np.where(rng.uniform(size=2000) < 0.5, radius, np.nextafter(radius, np.inf))
+    bound = jax.jit(
+        lambda r, e: rm.log_covering_number(500, 500, p=p, radius=r, spectral_radius=1.0, eps=e)
+    )(radius, eps)
+    for r, e, value, s in zip(radius, eps, bound.value, np.minimum(radius, 1), strict=True):
+        terms = (
+            exact_count(Fraction(r) / (Fraction(t) * Fraction(e)), p)
+            * (1000 * log1p(4 * s / ((1 - t) * e)))
+            for t in splits
+        )
+        exact = 0 if e >= s else min(*terms, 250000 * log1p(2 * s / e))
+        assert value >= exact * (1 - 1e-12)

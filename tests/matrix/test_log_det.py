@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
-from matrices import BATCH, with_spectrum
 
 from rankjax.matrix import log_det, schatten_power
+from tests.matrix.matrices import BATCH, with_spectrum
 
 
 def by_numpy(a, eps, eps_mode):

@@ -6,10 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matrices import BATCH, ONE, TALL, WIDE, finite_difference, numpy_power, with_spectrum
 
 import rankjax.matrix as rm
 from rankjax.matrix import spectrum
+from tests.matrix.matrices import (
+    BATCH,
+    ONE,
+    TALL,
+    WIDE,
+    finite_difference,
+    numpy_power,
+    with_spectrum,
+)
 
 ALL = {
     "power": lambda a, p: rm.schatten_power(a, p=p),
@@ -96,6 +104,27 @@ def test_norms_and_ranks_at_any_scale_in_float32(scale):
     np.testing.assert_allclose(np.float64(large) / scale, 2, rtol=1e-5)
 
 
+@pytest.mark.parametrize("fraction", [0.2, 0.3, 0.8])
+def test_up_to_the_largest_float32(fraction):
+    """Beyond 8.5e37 the reciprocal of sigma_1 is subnormal: a quotient may be flushed to 0."""
+    a = with_spectrum(0, 4, 3, [1.0, 0.5, 0.25])
+    scale = fraction * float(jnp.finfo(jnp.float32).max)
+    large = (a * scale).astype(jnp.float32)
+    base, found = everything(a, 0.5), everything(large, jnp.float32(0.5))
+    for name in sorted(set(ALL) - {"norm", "frobenius"}):  # which overflow
+        degree = 0.5 if name in ("power", "smoothed") else DEGREE.get(name, 0)
+        np.testing.assert_allclose(np.float64(found[name]) / scale**degree, base[name], rtol=1e-5)
+    for method in ("gram", "rational", "newton_schulz"):
+        f = lambda x, m=method: rm.schatten_power(x, p=0.5, eps=0.05, method=m)  # noqa: E731
+        value, slope = jax.value_and_grad(f)(large)
+        exact, expected = jax.value_and_grad(f)(a)
+        np.testing.assert_allclose(np.float64(value) / scale**0.5, exact, rtol=3e-3)
+        np.testing.assert_allclose(np.asarray(slope, float) * scale**0.5, expected, atol=3e-3)
+    top = with_spectrum(0, 4, 3, [1.0, 1.0, 0.0]).astype(jnp.float32)
+    expected = rm.log_det(top, eps=1.0)
+    np.testing.assert_allclose(rm.log_det(top * np.float32(scale), eps=1.0), expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_half_precision_is_computed_in_float32(dtype):
     a = jnp.diag(jnp.array([4.0, 1.0, 0.25])).astype(dtype)
@@ -163,6 +192,15 @@ def test_hessian_of_the_frobenius_norm():
 def test_infinite_p_is_the_spectral_norm_and_large_p_tends_to_it():
     assert rm.schatten_norm(TALL, p=jnp.inf) == rm.spectral_norm(TALL)
     np.testing.assert_allclose(rm.schatten_norm(WIDE, p=400.0), rm.spectral_norm(WIDE), rtol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_the_soft_rank_at_infinity_is_the_multiplicity(dtype):
+    a = jnp.asarray(np.random.default_rng(0).normal(size=(300, 6, 6)), dtype)
+    found = rm.soft_rank(a, p=jnp.inf)
+    assert np.all((found >= 1) & (found <= 6))
+    sigma = jnp.array([[3.0, 3.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]], dtype)
+    np.testing.assert_array_equal(spectrum.soft_rank(sigma, p=jnp.inf), [2, 0])
 
 
 def test_functions_of_a_known_spectrum_agree_with_those_of_the_matrix():

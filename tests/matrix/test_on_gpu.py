@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from matrices import BATCH, relative_error, with_spectrum
 
 import rankjax.matrix as rm
+from tests.matrix.matrices import BATCH, relative_error, with_spectrum
 
 pytestmark = pytest.mark.gpu
 
@@ -31,7 +31,7 @@ def _a_gpu():
     [
         *(("auto", p) for p in (0.3, 0.5, 1.0, 1.5, None)),
         *(("rational", p) for p in (0.5, 1.0)),
-        *(("iterative", p) for p in (1.0, 1.5)),
+        *(("newton_schulz", p) for p in (1.0, 1.5)),
         ("svd", 0.5),
     ],
 )

@@ -1,0 +1,144 @@
+"""Projections: the nearest matrix in a ball or of a rank.
+
+Each acts on the singular values, like the maps of ``_proximal_maps``; see there for what is shared.
+``project_rank`` differentiates through the singular vectors: its derivative is NaN at repeated and
+zero values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from rankjax._arguments import non_negative
+from rankjax._explicit_axes import automatic
+from rankjax._linear_algebra import SVD, svd
+from rankjax.matrix._canonical import canonicalize
+from rankjax.matrix._derivative_rule import outer
+from rankjax.matrix._proximal_maps import factors_of, image_of, restored, soft_threshold
+
+
+def _clip(s: Array, radius: Array) -> Array:
+    return jnp.minimum(s, radius)
+
+
+def _onto_ball(
+    nearest: Callable[[SVD, Array, Array], tuple[Array, Array]],
+    a: ArrayLike,
+    radius: ArrayLike,
+    axes: Sequence[int],
+) -> Array:
+    """``nearest`` of factors, matrix and radius: the projection, and whether ``a`` is inside."""
+    non_negative(radius, "radius")
+    given = canonicalize(a, axes)
+    if 0 in given.matrix.shape:
+        return jnp.asarray(a)
+    matrix = given.matrix
+    image, inside = nearest(factors_of(matrix), matrix, jnp.asarray(radius, matrix.dtype))
+    return restored(image, ~inside, given, axes)
+
+
+def project_spectral_ball(
+    a: ArrayLike, /, radius: ArrayLike, *, axes: Sequence[int] = (-2, -1)
+) -> Array:
+    """The nearest matrix (Frobenius) with ``|X| <= radius``: singular values are clipped.
+
+    Args:
+        a: a matrix or a batch of matrices.
+        radius: >= 0, a scalar or of the batch shape, may be traced.
+        axes: the (out, in) axes of the matrix.
+
+    Returns:
+        Shape and dtype of ``a``; ``a`` itself where it is inside.
+
+    Raises:
+        ValueError: wrong rank, axes or dtype; a concrete negative radius.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = project_spectral_ball(jnp.diag(jnp.array([3.0, 1.0])), 2.0)
+        >>> [round(float(d), 3) for d in jnp.diag(x)]
+        [2.0, 1.0]
+    """
+
+    def clipped(factors: SVD, matrix: Array, r: Array) -> tuple[Array, Array]:
+        return image_of(_clip, factors, matrix, (r,)), factors.s[..., 0] <= r
+
+    return _onto_ball(clipped, a, radius, axes)
+
+
+@automatic
+def project_nuclear_ball(
+    a: ArrayLike, /, radius: ArrayLike, *, axes: Sequence[int] = (-2, -1)
+) -> Array:
+    """The nearest matrix (Frobenius) with ``|X|_* <= radius``: all values lowered by one amount.
+
+    Args:
+        a: a matrix or a batch of matrices.
+        radius: >= 0, a scalar or of the batch shape, may be traced.
+        axes: the (out, in) axes of the matrix.
+
+    Returns:
+        Shape and dtype of ``a``; ``a`` itself where it is inside.
+
+    Raises:
+        ValueError: wrong rank, axes or dtype; a concrete negative radius.
+
+    Source: projection on the simplex, Duchi et al., ICML 2008.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = project_nuclear_ball(jnp.diag(jnp.array([3.0, 1.0])), 2.0)
+        >>> [round(float(d), 3) for d in jnp.diag(x)]
+        [2.0, 0.0]
+    """
+
+    def lowered(factors: SVD, matrix: Array, r: Array) -> tuple[Array, Array]:
+        # The values themselves with their derivative u^T dA v.
+        moved = matrix - jax.lax.stop_gradient(matrix)
+        s = factors.s + jnp.einsum("...mk,...mn,...kn->...k", factors.u, moved, factors.vt)
+        total = jnp.cumsum(s, axis=-1)
+        count = jnp.broadcast_to(jnp.arange(1, s.shape[-1] + 1, dtype=s.dtype), s.shape)
+        by = (total - jnp.broadcast_to(r, s.shape[:-1])[..., None]) / count
+        # How many stay positive; at least one, so that radius 0 lowers all to 0.
+        stay = jnp.maximum(jnp.sum(s > by, axis=-1, keepdims=True), 1)
+        amount = jnp.take_along_axis(by, stay - 1, axis=-1)[..., 0]
+        return image_of(soft_threshold, factors, matrix, (amount,)), total[..., -1] <= r
+
+    return _onto_ball(lowered, a, radius, axes)
+
+
+def project_rank(a: ArrayLike, /, rank: ArrayLike, *, axes: Sequence[int] = (-2, -1)) -> Array:
+    """The nearest matrix of rank <= ``rank`` in every unitarily invariant norm (Eckart-Young).
+
+    Args:
+        a: a matrix or a batch of matrices.
+        rank: an integer >= 0, a scalar or of the batch shape, may be traced.
+        axes: the (out, in) axes of the matrix.
+
+    Returns:
+        Shape and dtype of ``a``.
+
+    Raises:
+        ValueError: wrong rank of the array, axes or dtype; a concrete negative rank.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = project_rank(jnp.diag(jnp.array([3.0, 1.0])), 1)
+        >>> [round(float(d), 3) for d in jnp.diag(x)]
+        [3.0, 0.0]
+    """
+    non_negative(rank, "rank")
+
+    given = canonicalize(a, axes)
+    if 0 in given.matrix.shape:
+        return jnp.asarray(a)
+    factors = svd(given.matrix)
+    index = jnp.broadcast_to(jnp.arange(factors.s.shape[-1]), factors.s.shape)
+    keep = index < jnp.broadcast_to(jnp.asarray(rank), factors.s.shape[:-1])[..., None]
+    image = outer(factors, jnp.where(keep, factors.s, factors.s * 0))
+    return restored(image, jnp.any(~keep, axis=-1) | jnp.isnan(factors.s[..., 0]), given, axes)
