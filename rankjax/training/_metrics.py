@@ -36,7 +36,7 @@ def metrics(
     *,
     p: ArrayLike = 0.5,
     eps: ArrayLike = DEFAULT_EPS,
-    rtol: float = 1e-3,
+    rtol: ArrayLike = 1e-3,
     sample: Sample | None = None,
     gamma: ArrayLike = 1.0,
     reference: Any = None,
@@ -120,7 +120,16 @@ class RecordState(NamedTuple):
 
 
 def record_metrics(
-    structure: StructureOrFunction, *, every: Whole = 100, **options: Any
+    structure: StructureOrFunction,
+    *,
+    every: Whole = 100,
+    p: ArrayLike = 0.5,
+    eps: ArrayLike = DEFAULT_EPS,
+    rtol: ArrayLike = 1e-3,
+    sample: Sample | None = None,
+    gamma: ArrayLike = 1.0,
+    reference: Any = None,
+    method: Literal["auto", "svd", "gram"] = "gram",
 ) -> optax.GradientTransformationExtraArgs:
     """Leaves the updates alone and keeps ``metrics`` of the parameters in its state.
 
@@ -131,7 +140,13 @@ def record_metrics(
     Args:
         structure: from ``describe``, or a function of the parameters, such as ``describe`` itself.
         every: how often the singular values are computed.
-        **options: for ``metrics``.
+        p: this and the following are those of ``metrics``.
+        eps: see there.
+        rtol: see there.
+        sample: see there.
+        gamma: see there.
+        reference: see there.
+        method: see there.
 
     Raises:
         ValueError: an ``every`` that is no whole number >= 1; at the update, parameters that are
@@ -150,6 +165,8 @@ def record_metrics(
     """
     check_source(structure)
     period = whole(every, "every")
+    options: dict[str, Any] = {"p": p, "eps": eps, "rtol": rtol, "sample": sample}
+    options |= {"gamma": gamma, "reference": reference, "method": method}
 
     def record(seen: Structure, leaves: Sequence[Any]) -> dict[str, Array]:
         pairs = zip(seen.spec, leaves, strict=True)
@@ -169,9 +186,9 @@ def record_metrics(
         else:
             leaves = [jnp.asarray(leaf) for leaf in seen.leaves(params)]
         shapes = jax.eval_shape(partial(record, seen), leaves) if leaves else {}
-        # NaN of NumPy's: ``jax_debug_nans`` stops at one that JAX computes.
+        # NaN made by NumPy, and moved: ``jax_debug_nans`` stops at one that JAX computes.
         nothing = {
-            name: jnp.asarray(np.full(x.shape, np.nan, x.dtype)) for name, x in shapes.items()
+            name: jax.device_put(np.full(x.shape, np.nan, x.dtype)) for name, x in shapes.items()
         }
         return RecordState(first_count(), nothing)
 
