@@ -56,7 +56,7 @@ from rankjax.training import (
 WIDTHS = (784, 1024, 1024, 1024, 10)
 BLOCKS, D, HEADS, LENGTH, SEQUENCES = 6, 384, 6, 64, 16
 P, EPS, WEIGHT = 0.5, 1e-2, 1e-3
-# At 1e-3, the first steps of Adam move these weights by 2 % of their norm each, and a warm basis
+# At 1e-3, the first steps of Adam move these weights by 2 % of their norm each, and a kept basis
 # has to be renewed at each of them; at this rate by 2e-4, as late in a training.
 RATE = 1e-5
 
@@ -103,8 +103,8 @@ def lazy(every):
     return Setting(inside=decay(every=every), period=every, acts_at=every - 1)
 
 
-def kept(refresh, between):
-    return Setting(inside=decay(refresh=refresh, between=between), period=refresh)
+def kept(refresh):
+    return Setting(inside=decay(refresh=refresh), period=refresh)
 
 
 def at_last(transformation, every, **options):
@@ -129,9 +129,7 @@ SETTINGS = {
     "loss: stable_rank_penalty": Setting(term=partial(stable_rank_penalty, weight=WEIGHT)),
     "loss: rank_sparse_penalty": Setting(term=bound),
     **{f"decay every={k}": lazy(k) for k in (1, 20, 50, 100, 200, 500)},
-    **{f"frozen refresh={k}": kept(k, "frozen") for k in (20, 100)},
-    **{f"warm refresh={k}": kept(k, "warm") for k in (10, 20, 50)},
-    **{f"stale refresh={k}": kept(k, "stale") for k in (20, 100)},
+    **{f"decay refresh={k}": kept(k) for k in (10, 20, 50)},
     **{
         f"flow every={k}": at_last(apply_schatten_flow, k, eps=EPS) for k in (20, 50, 100, 200, 500)
     },

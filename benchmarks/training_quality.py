@@ -37,9 +37,7 @@ def training_settings(weight, rate, batch):
         "no decay": Setting(),
         "every step": Setting(inside=make()),
         **{f"every={k}": Setting(inside=make(every=k)) for k in every},
-        "frozen refresh=20": Setting(inside=make(refresh=20)),
-        "warm refresh=20": Setting(inside=make(refresh=20, between="warm")),
-        "stale refresh=20": Setting(inside=make(refresh=20, between="stale")),
+        "refresh=20": Setting(inside=make(refresh=20)),
         **{
             f"flow every={k}": Setting(
                 last=lambda s, k=k: apply_schatten_flow(s, rate * weight, p=P, eps=EPS, every=k)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from rankjax.network.spread import spread
 
-# Entries from which a leaf is decomposed alone, not in a batch with others.
+# Entries from which a leaf is large: training decomposes it by itself, not in a batch with others.
 LARGE = 256 * 256
 
 
@@ -47,16 +47,3 @@ def by_shape(
         for i, part in zip(members, parts, strict=True):
             found[i] = part.reshape(*matrices[i].shape[:2], *part.shape[1:])
     return tuple(found[i] for i in range(len(matrices)))
-
-
-def in_turn(matrices: Sequence[Array], mesh: Mesh | None = None) -> list[list[int]]:
-    """Groups of indices to decompose one group after the other: all small leaves, each large one.
-
-    A batch of large ones would hold all their intermediate results at a time, more memory than a
-    training step itself, and gain nothing. On a mesh, which spreads a batch, all are one group.
-    """
-    if mesh is not None:
-        return [list(range(len(matrices)))]
-    small = [i for i, a in enumerate(matrices) if a.size < LARGE]
-    large = [[i] for i, a in enumerate(matrices) if a.size >= LARGE]
-    return [small, *large] if small else large

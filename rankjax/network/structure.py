@@ -176,6 +176,20 @@ class Structure:
         return text
 
 
+def check_structure(structure: Any) -> Structure:
+    """The structure itself.
+
+    Raises:
+        ValueError: anything else, such as parameters that were passed in its place.
+    """
+    if not isinstance(structure, Structure):
+        raise ValueError(
+            f"structure: got {type(structure).__name__}, must be a Structure from describe; it "
+            "comes first, then the parameters"
+        )
+    return structure
+
+
 def _align(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]

@@ -1,28 +1,29 @@
 """Bounds and Schatten powers as loss terms, and Optax transformations."""
 
-from rankjax.training.decay import DecayState as DecayState
-from rankjax.training.decay import add_schatten_decay as add_schatten_decay
-from rankjax.training.factorize import EffectiveParams as EffectiveParams
-from rankjax.training.factorize import Factors as Factors
-from rankjax.training.factorize import densify as densify
-from rankjax.training.factorize import effective_params as effective_params
-from rankjax.training.factorize import factorize as factorize
-from rankjax.training.linear_networks import balanced_factors as balanced_factors
-from rankjax.training.linear_networks import imbalance as imbalance
-from rankjax.training.linear_networks import (
+from rankjax.training._after_step import apply_schatten_flow as apply_schatten_flow
+from rankjax.training._after_step import project_rank as project_rank
+from rankjax.training._after_step import project_spectral_norm as project_spectral_norm
+from rankjax.training._after_step import proximal_schatten as proximal_schatten
+from rankjax.training._decay import DecayState as DecayState
+from rankjax.training._decay import add_schatten_decay as add_schatten_decay
+from rankjax.training._factorize import EffectiveParams as EffectiveParams
+from rankjax.training._factorize import Factors as Factors
+from rankjax.training._factorize import densify as densify
+from rankjax.training._factorize import effective_params as effective_params
+from rankjax.training._factorize import factorize as factorize
+from rankjax.training._linear_networks import balanced_factors as balanced_factors
+from rankjax.training._linear_networks import imbalance as imbalance
+from rankjax.training._linear_networks import (
     schatten_from_weight_decay as schatten_from_weight_decay,
 )
-from rankjax.training.lora import lora_pairs as lora_pairs
-from rankjax.training.lora import lora_schatten_penalty as lora_schatten_penalty
-from rankjax.training.metrics import RecordState as RecordState
-from rankjax.training.metrics import metrics as metrics
-from rankjax.training.metrics import record_metrics as record_metrics
-from rankjax.training.penalties import log_det_penalty as log_det_penalty
-from rankjax.training.penalties import nuclear_penalty as nuclear_penalty
-from rankjax.training.penalties import rank_sparse_penalty as rank_sparse_penalty
-from rankjax.training.penalties import schatten_penalty as schatten_penalty
-from rankjax.training.penalties import stable_rank_penalty as stable_rank_penalty
-from rankjax.training.transformations import apply_schatten_flow as apply_schatten_flow
-from rankjax.training.transformations import project_rank as project_rank
-from rankjax.training.transformations import project_spectral_norm as project_spectral_norm
-from rankjax.training.transformations import proximal_schatten as proximal_schatten
+from rankjax.training._lora import lora_pairs as lora_pairs
+from rankjax.training._lora import lora_schatten_penalty as lora_schatten_penalty
+from rankjax.training._metrics import RecordState as RecordState
+from rankjax.training._metrics import metrics as metrics
+from rankjax.training._metrics import record_metrics as record_metrics
+from rankjax.training._muon import muon_dimension_numbers as muon_dimension_numbers
+from rankjax.training._penalties import log_det_penalty as log_det_penalty
+from rankjax.training._penalties import nuclear_penalty as nuclear_penalty
+from rankjax.training._penalties import rank_sparse_penalty as rank_sparse_penalty
+from rankjax.training._penalties import schatten_penalty as schatten_penalty
+from rankjax.training._penalties import stable_rank_penalty as stable_rank_penalty

@@ -35,12 +35,8 @@ def twice(options):
 STRUCTURE = describe(tree())
 MAKERS = {
     "add_schatten_decay": lambda **k: add_schatten_decay(STRUCTURE, 0.01, p=0.5, **k),
-    "frozen": lambda **k: add_schatten_decay(STRUCTURE, 0.01, p=0.5, refresh=twice(k), **k),
-    "warm": lambda **k: add_schatten_decay(
-        STRUCTURE, 0.01, p=0.5, refresh=twice(k), between="warm", **k
-    ),
-    "stale": lambda **k: add_schatten_decay(
-        STRUCTURE, 0.01, p=0.5, refresh=twice(k), between="stale", **k
+    "refreshed decay": lambda **k: add_schatten_decay(
+        STRUCTURE, 0.01, p=0.5, refresh=twice(k), **k
     ),
     "apply_schatten_flow": lambda **k: apply_schatten_flow(STRUCTURE, 0.1, p=0.5, **k),
     "proximal_schatten": lambda **k: proximal_schatten(STRUCTURE, 0.1, p=0.5, **k),

@@ -12,7 +12,9 @@ from jax.typing import ArrayLike
 from rankjax._arguments import at_least_float32
 from rankjax.matrix import product_schatten_power
 from rankjax.network import Structure
-from rankjax.training.penalties import DEFAULT_EPS, total
+from rankjax.network.structure import check_structure
+from rankjax.training._penalties import DEFAULT_EPS, EpsMode, Method, Weights, total
+from rankjax.training._schedule import matched
 
 _LEFT, _RIGHT = "lora_b", "lora_a"
 
@@ -35,7 +37,7 @@ def lora_pairs(structure: Structure, /) -> tuple[tuple[str, str], ...]:
         >>> lora_pairs(describe({"lora_a": jnp.ones((5, 2)), "lora_b": jnp.ones((2, 4))}))
         (('lora_b', 'lora_a'),)
     """
-    paths = [layer.path for layer in structure.spec]
+    paths = [layer.path for layer in check_structure(structure).spec]
     roots: dict[str, set[str]] = {}
     for path in paths:
         root, _, name = path.rpartition("/")
@@ -56,11 +58,11 @@ def lora_schatten_penalty(
     /,
     *,
     p: ArrayLike,
-    weight: ArrayLike | Mapping[str, ArrayLike] = 1.0,
+    weight: Weights = 1.0,
     eps: ArrayLike = DEFAULT_EPS,
-    eps_mode: str = "relative",
+    eps_mode: EpsMode = "relative",
     pairs: Sequence[tuple[str, str]] | None = None,
-    method: str = "auto",
+    method: Method = "auto",
 ) -> Array:
     """``sum weight |B A|_{S_p}^p`` over pairs of factors, without forming a product.
 
@@ -71,7 +73,7 @@ def lora_schatten_penalty(
         structure: from ``describe``, with both factors of every pair.
         params: the parameters; other weight matrices in them take no part.
         p: Schatten exponent, > 0 (the smoothed power of ``p = 0`` is 0).
-        weight: one factor, or a mapping from the path of a pair's left factor (others: 1).
+        weight: one factor, or a mapping from paths or patterns of left factors (others: 1).
         eps: smoothing, relative to the largest singular value of each product by default.
         eps_mode: ``"relative"`` or ``"absolute"``.
         pairs: paths ``(left, right)`` of the factors, as matrices ``(out, r)`` and ``(r, in)``;
@@ -85,7 +87,7 @@ def lora_schatten_penalty(
         ValueError: a tree, path or pair of shapes that does not fit.
         NotImplementedError: a second derivative.
 
-    Cost: for each pair ``O((out + in) r^2)`` and one decomposition of ``(r, r)``.
+    Cost: per pair ``O((out + in) r^2)`` and one decomposition of ``(r, r)``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -95,14 +97,16 @@ def lora_schatten_penalty(
         >>> round(float(lora_schatten_penalty(structure, params, p=1.0, eps=0.0)), 3)
         12.0
     """
+    check_structure(structure)
     chosen = lora_pairs(structure) if pairs is None else tuple(pairs)
     lefts = [left for left, _ in chosen]
     known = [layer.path for layer in structure.spec]
     unknown = sorted({path for pair in chosen for path in pair} - set(known))
     if unknown:
         raise ValueError(f"pairs names unknown paths {unknown}; the structure has {known}")
-    if isinstance(weight, Mapping) and (other := sorted(set(weight) - set(lefts))):
-        raise ValueError(f"weight names unknown paths {other}; the left factors are {lefts}")
+    named = weight
+    if isinstance(weight, Mapping):
+        named = matched(lefts, weight, "weight", "the left factors are")
     found = dict(zip(known, structure.layers(params), strict=True))
     # Equal shapes in one call, as for single matrices.
     buckets: dict[Any, list[tuple[Array, Array, Array]]] = {}
@@ -113,7 +117,7 @@ def lora_schatten_penalty(
                 f"pairs: {left!r} is {b.shape} and {right!r} is {a.shape} as (stacked, parallel, "
                 "out, in); they must be (..., out, r) and (..., r, in) with the same batch"
             )
-        mine = weight.get(left, 1.0) if isinstance(weight, Mapping) else weight
+        mine = named.get(left, 1.0) if isinstance(named, Mapping) else named
         factor = jnp.broadcast_to(jnp.asarray(mine, b.dtype), b.shape[:2]).reshape(-1)
         flat = (b.reshape(-1, *b.shape[-2:]), a.reshape(-1, *a.shape[-2:]), factor)
         buckets.setdefault((b.shape[-2:], a.shape[-2:], b.dtype, a.dtype), []).append(flat)

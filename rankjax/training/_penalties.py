@@ -9,7 +9,7 @@ compilation.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jax import Array
@@ -21,7 +21,13 @@ from rankjax.bounds import rank_sparse
 from rankjax.matrix import log_det, schatten_power, stable_rank
 from rankjax.network import Sample, Structure, measure
 from rankjax.network.buckets import by_shape
+from rankjax.network.structure import check_structure
+from rankjax.training._in_turn import tall
+from rankjax.training._schedule import matched
 
+Weights = ArrayLike | Mapping[str, ArrayLike]
+EpsMode = Literal["relative", "absolute"]
+Method = Literal["auto", "svd", "gram", "rational", "iterative"]
 #: Smoothing relative to each matrix' largest singular value, where a penalty is not told another.
 DEFAULT_EPS = 1e-2
 
@@ -33,11 +39,11 @@ def schatten_penalty(
     /,
     *,
     p: ArrayLike,
-    weight: ArrayLike | Mapping[str, ArrayLike] = 1.0,
+    weight: Weights = 1.0,
     eps: ArrayLike = DEFAULT_EPS,
-    eps_mode: str = "relative",
+    eps_mode: EpsMode = "relative",
     reference: Any = None,
-    method: str = "auto",
+    method: Method = "auto",
 ) -> Array:
     """``sum_l weight_l |A_l - M_l|_{S_p}^p``, smoothed (see ``schatten_power``).
 
@@ -45,7 +51,8 @@ def schatten_penalty(
         structure: from ``describe``.
         params: the parameters.
         p: Schatten exponent, > 0 (the smoothed power of ``p = 0`` is 0).
-        weight: one factor, or a mapping from paths (layers that it does not name: 1).
+        weight: one factor, or a mapping from paths or patterns (``"block_*/query/kernel"``) to
+            factors (layers that it does not name: 1).
         eps: smoothing, relative to the largest singular value of each matrix by default.
         eps_mode: ``"relative"`` or ``"absolute"``.
         reference: a tree with the reference matrices ``M_l``; ``None``: 0.
@@ -55,9 +62,9 @@ def schatten_penalty(
         A scalar, twice differentiable in the weights.
 
     Raises:
-        ValueError: if a tree does not fit the structure, or ``weight`` names unknown paths.
+        ValueError: ``structure`` that is none, a tree that does not fit it, unknown paths.
 
-    Cost: one decomposition a matrix, equal shapes in one call.
+    Cost: one decomposition per matrix, equal shapes in one call.
 
     Example:
         >>> import jax.numpy as jnp
@@ -66,7 +73,7 @@ def schatten_penalty(
         >>> round(float(schatten_penalty(describe(params), params, p=0.5, eps=0.0)), 3)
         3.0
     """
-    weights = _weights(structure, weight)
+    weights = _weights(check_structure(structure), weight)
 
     def power(a: Array, index: Array, p: ArrayLike, eps: ArrayLike, weights: Array) -> Array:
         of_each = schatten_power(a, p=p, eps=eps, eps_mode=eps_mode, method=method)
@@ -81,18 +88,18 @@ def nuclear_penalty(
     params: Any,
     /,
     *,
-    weight: ArrayLike | Mapping[str, ArrayLike] = 1.0,
+    weight: Weights = 1.0,
     eps: ArrayLike = DEFAULT_EPS,
-    eps_mode: str = "relative",
+    eps_mode: EpsMode = "relative",
     reference: Any = None,
-    method: str = "auto",
+    method: Method = "auto",
 ) -> Array:
     """``sum_l weight_l |A_l - M_l|_*``: ``schatten_penalty`` with ``p = 1``.
 
     Args:
         structure: from ``describe``.
         params: the parameters.
-        weight: one factor, or a mapping from paths.
+        weight: one factor, or a mapping from paths or patterns, as in ``schatten_penalty``.
         eps: smoothing.
         eps_mode: ``"relative"`` or ``"absolute"``.
         reference: a tree with the reference matrices ``M_l``; ``None``: 0.
@@ -123,9 +130,9 @@ def log_det_penalty(
     params: Any,
     /,
     *,
-    weight: ArrayLike | Mapping[str, ArrayLike] = 1.0,
+    weight: Weights = 1.0,
     eps: ArrayLike = DEFAULT_EPS,
-    eps_mode: str = "relative",
+    eps_mode: EpsMode = "relative",
     reference: Any = None,
 ) -> Array:
     """``sum_l weight_l sum_i [log(sigma_i^2 + e^2) - log e^2]`` with ``sigma(A_l - M_l)``.
@@ -136,7 +143,7 @@ def log_det_penalty(
     Args:
         structure: from ``describe``.
         params: the parameters.
-        weight: one factor, or a mapping from paths.
+        weight: one factor, or a mapping from paths or patterns, as in ``schatten_penalty``.
         eps: smoothing > 0, relative to the largest singular value of each matrix by default.
         eps_mode: ``"relative"`` or ``"absolute"``.
         reference: a tree with the reference matrices ``M_l``; ``None``: 0.
@@ -147,7 +154,7 @@ def log_det_penalty(
     Raises:
         ValueError: as ``schatten_penalty``; an eps that is not positive.
 
-    Cost: one SVD a matrix.
+    Cost: one SVD per matrix.
 
     Example:
         >>> import jax.numpy as jnp
@@ -157,7 +164,7 @@ def log_det_penalty(
         >>> round(float(value), 4)  # log 10 + log 2
         2.9957
     """
-    weights = _weights(structure, weight)
+    weights = _weights(check_structure(structure), weight)
 
     def one(a: Array, index: Array, eps: ArrayLike, weights: Array) -> Array:
         return log_det(a, eps=eps, eps_mode=eps_mode) * weights.astype(a.dtype)[index]
@@ -172,7 +179,7 @@ def stable_rank_penalty(
     params: Any,
     /,
     *,
-    weight: ArrayLike | Mapping[str, ArrayLike] = 1.0,
+    weight: Weights = 1.0,
     reference: Any = None,
 ) -> Array:
     """``sum_l weight_l |A_l - M_l|_F^2 / |A_l - M_l|^2``: invariant under scaling.
@@ -180,7 +187,7 @@ def stable_rank_penalty(
     Args:
         structure: from ``describe``.
         params: the parameters.
-        weight: one factor, or a mapping from paths.
+        weight: one factor, or a mapping from paths or patterns, as in ``schatten_penalty``.
         reference: a tree with the reference matrices ``M_l``; ``None``: 0.
 
     Returns:
@@ -196,7 +203,7 @@ def stable_rank_penalty(
         >>> round(float(stable_rank_penalty(describe(params), params)), 3)
         1.25
     """
-    weights = _weights(structure, weight)
+    weights = _weights(check_structure(structure), weight)
 
     def rank(a: Array, index: Array, weights: Array) -> Array:
         return stable_rank(a) * weights.astype(a.dtype)[index]
@@ -215,9 +222,9 @@ def rank_sparse_penalty(
     gamma: ArrayLike = 1.0,
     weight: ArrayLike = 1.0,
     eps: ArrayLike = DEFAULT_EPS,
-    form: str = "plain",
+    form: Literal["plain", "augmented"] = "plain",
     reference: Any = None,
-    method: str = "gram",
+    method: Literal["auto", "svd", "gram"] = "gram",
 ) -> Array:
     """``weight * log(bound)`` with the rank-sparse bound (its dominant term) of the parameters.
 
@@ -252,35 +259,31 @@ def rank_sparse_penalty(
         >>> round(float(value), 4)  # log sqrt(sqrt(8 * 16 * 8) / 64)
         -0.3466
     """
+    check_structure(structure)
     measured = measure(structure, params, reference=reference, method=method)
     bound = rank_sparse(measured, sample, p=p, gamma=gamma, eps=eps, form=form)
     return jnp.asarray(weight, bound.value.dtype) * jnp.log(bound.value)
 
 
 def _moved(structure: Structure, params: Any, reference: Any) -> tuple[Array, ...]:
-    """``A_l - M_l``, half precision as float32."""
+    """``A_l - M_l``, half precision as float32, wide ones transposed.
+
+    Their singular values are the same, and a matrix shares its program with the transposed one.
+    """
     matrices = tuple(at_least_float32(a) for a in structure.layers(params))
-    if reference is None:
-        return matrices
-    pairs = zip(matrices, structure.layers(reference), strict=True)
-    return tuple(a - m.astype(a.dtype) for a, m in pairs)
+    if reference is not None:
+        pairs = zip(matrices, structure.layers(reference), strict=True)
+        matrices = tuple(a - m.astype(a.dtype) for a, m in pairs)
+    return tuple(tall(a) for a in matrices)
 
 
-def _weights(structure: Structure, weight: ArrayLike | Mapping[str, ArrayLike]) -> Array:
+def _weights(structure: Structure, weight: Weights) -> Array:
     """One factor per leaf of ``structure.spec``."""
     paths = [layer.path for layer in structure.spec]
     if isinstance(weight, Mapping):
-        check_paths(structure, weight)
-        return jnp.stack([jnp.asarray(weight.get(path, 1.0), float) for path in paths])
+        named = matched(paths, weight, "weight")
+        return jnp.stack([jnp.asarray(named.get(path, 1.0), float) for path in paths])
     return jnp.broadcast_to(jnp.asarray(weight, float), (len(paths),))
-
-
-def check_paths(structure: Structure, named: Mapping[str, Any], name: str = "weight") -> None:
-    """Refuse a mapping that names paths which are not in the structure."""
-    paths = [layer.path for layer in structure.spec]
-    unknown = sorted(set(named) - set(paths))
-    if unknown:
-        raise ValueError(f"{name} names unknown paths {unknown}; the structure has {paths}")
 
 
 def total(values: tuple[Array, ...]) -> Array:

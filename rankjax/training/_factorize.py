@@ -16,9 +16,10 @@ from rankjax._linear_algebra import matmul, svd
 from rankjax.matrix import spectrum
 from rankjax.network import Layer, Structure, View, measure
 from rankjax.network.paths import path_string, paths_and_leaves
-from rankjax.training.penalties import check_paths
+from rankjax.network.structure import check_structure
+from rankjax.training._schedule import matched
 
-Ranks = int | Mapping[str, int]
+Ranks = int | np.integer | Mapping[str, int | np.integer]
 #: Singular values up to this, relative to the largest of their matrix, are cut away by default.
 DEFAULT_RTOL = 1e-3
 
@@ -98,15 +99,15 @@ def effective_params(
     Args:
         structure: from ``describe``.
         params: the parameters, concrete where ``ranks`` is ``None``.
-        ranks: one rank, or a mapping from paths (leaves that it does not name stay dense); one for
-            each leaf, shared by the matrices of a stack. ``None``: the largest number, over the
-            matrices of the leaf, of singular values above ``rtol`` times the largest.
+        ranks: one rank, or a mapping from paths or patterns (leaves that it does not name stay
+            dense); one per leaf, shared by the matrices of a stack. ``None``: the largest number,
+            over the matrices of the leaf, of singular values above ``rtol`` times the largest.
         rtol: for ``ranks=None``.
 
     Raises:
         ValueError: a tree that does not fit, an unknown path, a rank below 1 or above the leaf's.
 
-    Cost: one SVD a matrix for ``ranks=None``, else nothing.
+    Cost: one SVD per matrix for ``ranks=None``, else nothing.
 
     Example:
         >>> import jax.numpy as jnp
@@ -118,7 +119,7 @@ def effective_params(
         other leaves     -          20          20     0%
         total                      620          70    89%
     """
-    _check(structure)
+    check_structure(structure)
     dense = {layer.path: int(np.prod(layer.shape)) for layer in structure.spec}
     chosen = _ranks(structure, params, ranks, rtol)
     sizes = [(layer, _factored_size(layer, chosen.get(layer.path))) for layer in structure.spec]
@@ -160,7 +161,7 @@ def factorize(
     Raises:
         ValueError: as ``effective_params``.
 
-    Cost: one SVD a matrix, two for ``ranks=None``.
+    Cost: one SVD per matrix, two for ``ranks=None``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -198,7 +199,7 @@ def densify(structure: Structure, factorized: Any) -> Any:
     Raises:
         ValueError: if the result does not fit the structure.
     """
-    _check(structure)
+    check_structure(structure)
     layers = {layer.path: layer for layer in structure.spec}
 
     def dense(path: Any, leaf: Any) -> Any:
@@ -220,13 +221,6 @@ def _percent(old: int, new: int) -> str:
     return f"{100 * (old - new) / max(old, 1):.0f}%"
 
 
-def _check(structure: Structure) -> None:
-    if not isinstance(structure, Structure):
-        raise ValueError(
-            f"structure: got {type(structure).__name__}; the structure comes first, then the tree"
-        )
-
-
 def _ranks(structure: Structure, params: Any, ranks: Ranks | None, rtol: float) -> dict[str, int]:
     if ranks is None:
         sigma = measure(structure, params).sigma
@@ -235,18 +229,17 @@ def _ranks(structure: Structure, params: Any, ranks: Ranks | None, rtol: float) 
         known = [max(1, int(np.max(np.asarray(r), initial=0))) for r in found]
         return {layer.path: rank for layer, rank in zip(structure.spec, known, strict=True)}
     if isinstance(ranks, Mapping):
-        check_paths(structure, ranks, "ranks")
-        chosen = dict(ranks)
+        chosen = matched([layer.path for layer in structure.spec], ranks, "ranks")
     else:
         # One number for all: leaves of a smaller rank keep theirs (and so stay dense).
         chosen = {layer.path: min(ranks, *layer.matrix_shape) for layer in structure.spec}
     for layer in structure.spec:
         rank, most = chosen.get(layer.path, 1), min(layer.matrix_shape)
-        if not isinstance(rank, int) or not 1 <= rank <= max(most, 1):
+        if not isinstance(rank, (int, np.integer)) or not 1 <= rank <= max(most, 1):
             raise ValueError(
                 f"ranks for {layer.path!r}: got {rank!r}, must be a whole number from 1 to {most}"
             )
-    return chosen
+    return {path: int(rank) for path, rank in chosen.items()}
 
 
 def _factored_size(layer: Layer, rank: int | None) -> int:

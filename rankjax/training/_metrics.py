@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.typing import ArrayLike
@@ -13,8 +16,17 @@ from jax.typing import ArrayLike
 from rankjax.bounds import rank_sparse
 from rankjax.matrix import spectrum
 from rankjax.network import Sample, Structure, measure
-from rankjax.training.penalties import DEFAULT_EPS
-from rankjax.training.stepping import by_path, check_every, first_count, needed, next_count
+from rankjax.network.structure import check_structure
+from rankjax.training._penalties import DEFAULT_EPS
+from rankjax.training._schedule import Whole, first_count, next_count, whole
+from rankjax.training._transformation import (
+    StructureOrFunction,
+    check_source,
+    needed,
+    structure_of,
+    visible,
+    without_arrays,
+)
 
 
 def metrics(
@@ -28,7 +40,7 @@ def metrics(
     sample: Sample | None = None,
     gamma: ArrayLike = 1.0,
     reference: Any = None,
-    method: str = "gram",
+    method: Literal["auto", "svd", "gram"] = "gram",
 ) -> dict[str, Array]:
     """Norms and ranks of every layer, and the bound's term, as scalars by name.
 
@@ -57,7 +69,7 @@ def metrics(
     Raises:
         ValueError: as ``measure`` and ``rank_sparse``.
 
-    Cost: one decomposition a matrix (values only), two with a reference: see ``record_metrics``
+    Cost: one decomposition per matrix (values only), two with a reference: see ``record_metrics``
     for a way not to pay it on each step.
 
     Example:
@@ -72,6 +84,7 @@ def metrics(
         kernel/stable_rank 1.062
         kernel/soft_rank 1.5
     """
+    check_structure(structure)
     measured = measure(structure, params, reference=reference, method=method)
     stable = tuple(spectrum.stable_rank(s) for s in measured.sigma)
     soft = tuple(spectrum.soft_rank(s, p=p, eps=eps) for s in measured.sigma)
@@ -107,20 +120,37 @@ class RecordState(NamedTuple):
 
 
 def record_metrics(
-    structure: Structure, *, every: int = 100, **options: Any
+    structure: StructureOrFunction,
+    *,
+    every: Whole = 100,
+    p: ArrayLike = 0.5,
+    eps: ArrayLike = DEFAULT_EPS,
+    rtol: float = 1e-3,
+    sample: Sample | None = None,
+    gamma: ArrayLike = 1.0,
+    reference: Any = None,
+    method: Literal["auto", "svd", "gram"] = "gram",
 ) -> optax.GradientTransformationExtraArgs:
     """Leaves the updates alone and keeps ``metrics`` of the parameters in its state.
 
     Recorded on the first step and on every ``every``-th after it, of the parameters before the
-    step; in between the record is carried (``lax.cond``). Read it at any time, at no cost.
+    step; in between the record is carried (``lax.cond``). Read it at any time, at no cost; before
+    the first step all metrics are NaN. Layers that ``optax.masked`` hides are left out.
 
     Args:
-        structure: from ``describe``.
+        structure: from ``describe``, or a function of the parameters, such as ``describe`` itself.
         every: how often the singular values are computed.
-        **options: for ``metrics``.
+        p: this and the following are those of ``metrics``.
+        eps: see there.
+        rtol: see there.
+        sample: see there.
+        gamma: see there.
+        reference: see there.
+        method: see there.
 
     Raises:
-        ValueError: ``every < 1``; at the update, parameters that are ``None`` or do not fit.
+        ValueError: an ``every`` that is no whole number >= 1; at the update, parameters that are
+            ``None`` or do not fit.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -133,28 +163,40 @@ def record_metrics(
         >>> round(float(found["kernel/stable_rank"]), 3)
         3.0
     """
-    check_every(every)
+    check_source(structure)
+    period = whole(every, "every")
+    options: dict[str, Any] = {"p": p, "eps": eps, "rtol": rtol, "sample": sample}
+    options |= {"gamma": gamma, "reference": reference, "method": method}
 
-    def record(params: Any) -> dict[str, Array]:
-        return metrics(structure, params, **options)
+    def record(seen: Structure, leaves: Sequence[Any]) -> dict[str, Array]:
+        pairs = zip(seen.spec, leaves, strict=True)
+        return metrics(seen, {layer.path: leaf for layer, leaf in pairs}, **options)
+
+    # Compiled once, also where a loop without ``jit`` calls the update.
+    @partial(jax.jit, static_argnums=0)
+    def renewed(seen: Structure, leaves: Any, old: Any, count: Array) -> dict[str, Array]:
+        return jax.lax.cond(
+            count % period == 0, lambda old: record(seen, leaves), lambda old: old, old
+        )
 
     def init(params: Any) -> RecordState:
-        shapes = jax.eval_shape(
-            lambda leaves: record(by_path(structure, leaves)), structure.leaves(params)
-        )
-        # NaN: nothing was recorded yet.
-        nothing = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes)
+        seen = visible(structure_of(structure, params), params)
+        if without_arrays(params):
+            leaves = [jax.ShapeDtypeStruct(layer.shape, jnp.float32) for layer in seen.spec]
+        else:
+            leaves = [jnp.asarray(leaf) for leaf in seen.leaves(params)]
+        shapes = jax.eval_shape(partial(record, seen), leaves) if leaves else {}
+        # NaN made by NumPy, and moved: ``jax_debug_nans`` stops at one that JAX computes.
+        nothing = {
+            name: jax.device_put(np.full(x.shape, np.nan, x.dtype)) for name, x in shapes.items()
+        }
         return RecordState(first_count(), nothing)
 
     def update(updates: Any, state: Any, params: Any = None, **_: Any) -> Any:
         needed(params)
-        leaves = structure.leaves(params)
-        found = jax.lax.cond(
-            state.count % every == 0,
-            lambda old: record(by_path(structure, leaves)),
-            lambda old: old,
-            state.metrics,
-        )
+        seen = visible(structure_of(structure, params), params)
+        leaves = [jnp.asarray(leaf) for leaf in seen.leaves(params)]
+        found = renewed(seen, leaves, state.metrics, state.count) if leaves else state.metrics
         return updates, RecordState(next_count(state.count), found)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,263 @@
+"""Optax transformations that move the parameters after the step: flow, proximal step, projections.
+
+Each may act on every ``every``-th step: on the others the decomposition is skipped (``lax.cond``)
+and nothing happens to the parameters beyond the optimizer's own step. Numbers may be floats, traced
+arrays or schedules (functions of the step). The state is a NamedTuple with the step count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from rankjax._arguments import one_of
+from rankjax.matrix import project_rank as nearest_of_rank
+from rankjax.matrix import project_spectral_ball, prox_schatten, schatten_flow
+from rankjax.network import Layer
+from rankjax.training._penalties import DEFAULT_EPS
+from rankjax.training._schedule import (
+    Number,
+    PerLayer,
+    Whole,
+    check_non_negative,
+    constant,
+    whole,
+)
+from rankjax.training._transformation import Rule, StructureOrFunction, transformation
+
+#: Parts of a flow whose number of steps is not known when it is compiled.
+PARTS = 32
+
+
+class StepCount(NamedTuple):
+    """State of the transformations that carry nothing: the number of steps taken."""
+
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
+
+
+def apply_schatten_flow(
+    structure: StructureOrFunction,
+    weight: PerLayer,
+    *,
+    p: Number,
+    eps: Number = DEFAULT_EPS,
+    every: Whole | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """The decay of ``weight |A_l|_{S_p}^p`` at each step, taken at once on every ``every``-th.
+
+    What ``every`` steps of ``add_schatten_decay`` do to the singular values between two steps of
+    the optimizer, ``schatten_flow`` does with one decomposition, and stably, however strong they
+    are: every singular value shrinks and none crosses 0. Last in a chain. ``weight`` is that of one
+    step and not multiplied by a learning rate: take ``learning_rate * weight`` of the decay.
+
+    Args:
+        structure: from ``describe``, or a function of the parameters, such as ``describe`` itself.
+        weight: the strength of one step, a number or a schedule, or a mapping from paths or
+            patterns (``"block_*/query/kernel"``) to such (layers that it does not name are left
+            alone).
+        p: exponent >= 0, a number or a schedule.
+        eps: relative smoothing, a number or a schedule.
+        every: how often the decomposition runs; ``None``: at each step. An array in place of a
+            number (``optax.inject_hyperparams``) divides the flow into 32 parts, not ``every``.
+
+    Raises:
+        ValueError: an ``every`` that is no whole number >= 1, a negative number, an unknown path;
+            at the update, parameters that are ``None`` or do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from rankjax import describe
+        >>> params = {"kernel": jnp.diag(jnp.array([2.0, 0.1]))}
+        >>> flow = apply_schatten_flow(describe(params), 0.5, p=1.0)
+        >>> step = {"kernel": jnp.zeros((2, 2))}
+        >>> updates, _ = flow.update(step, flow.init(params), params)
+        >>> [round(float(u), 3) for u in jnp.diag(updates["kernel"])]
+        [-0.442, -0.099]
+    """
+    check_non_negative(weight, "weight")
+    return _after(structure, _Flow(), weight, {"p": p, "eps": eps}, every, "weight")
+
+
+def proximal_schatten(
+    structure: StructureOrFunction, weight: PerLayer, *, p: Number, every: Whole | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """Moves the parameters, after the step, to the proximal point of ``weight |A_l|_{S_p}^p``.
+
+    Sets singular values to exactly 0, which no gradient step does. Last in a chain. ``weight`` is
+    not multiplied by a learning rate; with ``every = k`` the proximal step of ``k weight`` is taken
+    on every k-th step.
+
+    Args:
+        structure: from ``describe``, or a function of the parameters, such as ``describe`` itself.
+        weight: the strength of one step, a number or a schedule, or a mapping from paths or
+            patterns to such (layers that it does not name are left alone).
+        p: exponent >= 0, a number or a schedule; closed forms for the numbers 0, 1/2, 2/3, 1 and
+            2, see ``prox_schatten``.
+        every: how often the decomposition runs; ``None``: at each step.
+
+    Raises:
+        ValueError: an ``every`` that is no whole number >= 1, a negative number, an unknown path;
+            at the update, parameters that are ``None`` or do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from rankjax import describe
+        >>> params = {"kernel": jnp.diag(jnp.array([2.0, 0.1]))}
+        >>> prox = proximal_schatten(describe(params), 0.5, p=1.0)
+        >>> step = {"kernel": jnp.zeros((2, 2))}
+        >>> updates, _ = prox.update(step, prox.init(params), params)
+        >>> [round(float(u), 3) for u in jnp.diag(updates["kernel"])]
+        [-0.5, -0.1]
+    """
+    check_non_negative(weight, "weight")
+    return _after(structure, _Proximal(), weight, {"p": p}, every, "weight")
+
+
+def project_spectral_norm(
+    structure: StructureOrFunction,
+    radius: PerLayer = 1.0,
+    *,
+    every: Whole | None = None,
+    of: Literal["operator", "matrix"] = "operator",
+) -> optax.GradientTransformationExtraArgs:
+    """Cuts singular values after the step, so that no layer's norm exceeds ``radius``.
+
+    For a dense layer the norm is the largest singular value of its matrix. A convolution is
+    ``A P x`` with the kernel matrix ``A`` and the operator ``P`` that gathers the patches; overlap
+    makes ``|P|`` as large as 3 for a 3 x 3 window. With ``of="operator"`` the singular values of
+    ``A`` are cut at ``radius / |P|``, which bounds the norm of the linear map ``x -> A P x``; with
+    ``of="matrix"`` they are cut at ``radius`` itself, and the map's norm may be ``|P|`` times that.
+    Last in a chain.
+
+    Args:
+        structure: from ``describe``, or a function of the parameters, such as ``describe`` itself.
+        radius: the largest norm, a number or a schedule, or a mapping from paths or patterns to
+            such (layers that it does not name are left alone).
+        every: how often the decomposition runs; ``None``: at each step.
+        of: whether the norm of the linear map is bounded or that of the kernel matrix.
+
+    Raises:
+        ValueError: an ``every`` that is no whole number >= 1, a negative radius, an unknown path
+            or ``of``; with ``of="operator"`` a convolution whose geometry is not known, because
+            ``describe`` had no ``apply``; at the update, parameters that are ``None`` or do not
+            fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from rankjax import describe
+        >>> params = {"kernel": jnp.diag(jnp.array([2.0, 0.5]))}
+        >>> ball = project_spectral_norm(describe(params))
+        >>> step = {"kernel": jnp.zeros((2, 2))}
+        >>> updates, _ = ball.update(step, ball.init(params), params)
+        >>> round(float(updates["kernel"][0, 0]), 3)
+        -1.0
+    """
+    check_non_negative(radius, "radius")
+    one_of(of, "of", ("operator", "matrix"))
+    return _after(structure, _Ball(of == "operator"), radius, {}, every, "radius")
+
+
+def project_rank(
+    structure: StructureOrFunction, rank: PerLayer, *, every: Whole | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """Keeps the ``rank`` largest singular values of every matrix after the step. Last in a chain.
+
+    Args:
+        structure: from ``describe``, or a function of the parameters, such as ``describe`` itself.
+        rank: the largest rank, a number or a schedule, or a mapping from paths or patterns to such
+            (layers that it does not name are left alone); the nearest whole number counts.
+        every: how often the decomposition runs; ``None``: at each step.
+
+    Raises:
+        ValueError: an ``every`` that is no whole number >= 1, a negative rank, an unknown path; at
+            the update, parameters that are ``None`` or do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from rankjax import describe, numerical_rank
+        >>> params = {"kernel": jnp.eye(4)}
+        >>> two = project_rank(describe(params), 2)
+        >>> step = {"kernel": jnp.zeros((4, 4))}
+        >>> updates, _ = two.update(step, two.init(params), params)
+        >>> round(float(numerical_rank(params["kernel"] + updates["kernel"])))
+        2
+    """
+    check_non_negative(rank, "rank")
+    return _after(structure, _Rank(), rank, {}, every, "rank")
+
+
+def _after(
+    source: StructureOrFunction,
+    rule: Rule,
+    strength: PerLayer,
+    numbers: dict[str, Number],
+    every: Whole | None,
+    name: str,
+) -> optax.GradientTransformationExtraArgs:
+    for key, number in numbers.items():
+        check_non_negative(number, key)
+    numbers = {**numbers, "every": whole(every, "every")}
+    return transformation(
+        source, rule, strength, numbers, name=name, make_state=lambda count, _: StepCount(count)
+    )
+
+
+@dataclass(frozen=True)
+class _Towards(Rule):
+    """The way from where the step leads to ``goal`` of it."""
+
+    def goal(self, batch: Array, strength: Array, numbers: Mapping[str, Any]) -> Array:
+        raise NotImplementedError
+
+    def change(
+        self, batch: Array, kept: Any, strength: Array, count: Array, numbers: Mapping[str, Any]
+    ) -> tuple[Array, Any]:
+        return self.goal(batch, strength, numbers) - batch, kept
+
+
+@dataclass(frozen=True)
+class _Flow(_Towards):
+    def goal(self, batch: Array, strength: Array, numbers: Mapping[str, Any]) -> Array:
+        every = numbers["every"]
+        p, eps = (jnp.full_like(strength, numbers[name]) for name in ("p", "eps"))
+        steps = every if isinstance(every, int) else PARTS
+        return schatten_flow(batch, p=p, weight=strength, eps=eps, steps=steps)
+
+
+@dataclass(frozen=True)
+class _Proximal(_Towards):
+    def goal(self, batch: Array, strength: Array, numbers: Mapping[str, Any]) -> Array:
+        p = numbers["p"] if constant(numbers["p"]) else jnp.full_like(strength, numbers["p"])
+        return prox_schatten(batch, p=p, weight=strength)
+
+
+@dataclass(frozen=True)
+class _Ball(_Towards):
+    operator: bool
+    per_step: ClassVar[bool] = False
+
+    def scale(self, layer: Layer) -> float:
+        if self.operator and layer.positions is None:
+            raise ValueError(
+                f"structure: the convolution {layer.path!r} was described by its name alone, so "
+                'that its norm is not known; pass apply= and example= to describe, or of="matrix"'
+            )
+        return 1 / layer.gather_norm if self.operator else 1.0
+
+    def goal(self, batch: Array, strength: Array, numbers: Mapping[str, Any]) -> Array:
+        return project_spectral_ball(batch, strength)
+
+
+@dataclass(frozen=True)
+class _Rank(_Towards):
+    per_step: ClassVar[bool] = False
+
+    def goal(self, batch: Array, strength: Array, numbers: Mapping[str, Any]) -> Array:
+        ranks = jnp.rint(strength).astype(jnp.result_type(int))
+        return jax.vmap(lambda a, rank: nearest_of_rank(a, rank))(batch, ranks)

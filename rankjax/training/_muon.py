@@ -1,0 +1,59 @@
+"""Which axes Muon orthogonalizes, read from the structure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from optax import contrib
+
+from rankjax.network.paths import path_string
+from rankjax.training._transformation import StructureOrFunction, check_source, structure_of
+
+
+def muon_dimension_numbers(structure: StructureOrFunction, /) -> Callable[[Any], Any]:
+    """The dimension numbers of the structure's layers for ``optax.contrib.muon``.
+
+    Each layer gets its own input (reduction) and output axes, so that attention projections and
+    convolutions are orthogonalized as the matrices that they are, and stacked layers and experts
+    one by one; every other leaf (biases, embeddings, what ``mask`` left out) goes to Adam. A
+    grouped convolution is one matrix to Muon, and goes to Adam too.
+
+    Args:
+        structure: from ``describe``, or a function of the parameters, such as ``describe`` itself.
+
+    Returns:
+        A function of the parameters, for ``muon_weight_dimension_numbers``.
+
+    Raises:
+        ValueError: ``structure`` is neither.
+
+    Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from rankjax import describe
+        >>> params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+        >>> numbers = muon_dimension_numbers(describe(params))
+        >>> numbers(params)["kernel"]
+        MuonDimensionNumbers(reduction_axis=(0,), output_axis=(1,))
+        >>> optimizer = optax.contrib.muon(1e-3, muon_weight_dimension_numbers=numbers)
+    """
+    check_source(structure)
+
+    def numbers(params: Any) -> Any:
+        views = {
+            layer.path: layer.view
+            for layer in structure_of(structure, params).spec
+            if layer.groups == 1
+        }
+
+        def of(path: Any, leaf: Any) -> Any:
+            del leaf
+            view = views.get(path_string(path))
+            return view and contrib.MuonDimensionNumbers(view.in_, view.out)
+
+        return jax.tree_util.tree_map_with_path(of, params)
+
+    return numbers
