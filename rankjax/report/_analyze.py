@@ -14,10 +14,9 @@ import numpy as np
 from rankjax.matrix.canonical import positive
 from rankjax.network import Layer, LeftOut, Structure
 from rankjax.network.paths import paths_and_leaves
-from rankjax.report.analysis import SHARES, Analysis, Row
-from rankjax.report.checkpoints import Checkpoint, load
-from rankjax.report.layout import guessed_layout, is_floating, matrices_by_name
-from rankjax.report.spectra import (
+from rankjax.report._analysis import SHARES, Analysis, Row
+from rankjax.report._matrices_by_name import guessed_layout, is_floating, matrices_by_name
+from rankjax.report._spectra import (
     Spectrum,
     energy_rank,
     measures,
@@ -26,6 +25,7 @@ from rankjax.report.spectra import (
     spectrum_of,
     tail_exponent,
 )
+from rankjax.report.checkpoints import Checkpoint, load
 
 Progress = Callable[[int, int, str], None]
 
@@ -47,7 +47,7 @@ def analyze(
         p: exponents > 0 of the Schatten norms ``(sum sigma_i^p)^(1/p)`` and of the soft ranks
             ``sum (sigma_i / sigma_1)^p``.
         layout: ``"flax"``, ``"torch"`` or ``"equinox"``; ``None``: told by the names of the leaves,
-            see ``layout.matrices_by_name``.
+            see ``matrices_by_name``.
         structure: from ``describe``, which knows the forward function; then names do not matter.
         embeddings: measure tables of embeddings, too.
         reference: like ``params``; ``A - M`` is measured in the place of ``A``. Leaves that are not
@@ -62,7 +62,7 @@ def analyze(
         ValueError: an unknown layout, a p that is not positive, layout or embeddings together with
             a structure, a structure that does not fit.
 
-    Cost: one decomposition a matrix (singular values alone, float64).
+    Cost: one decomposition per matrix (singular values alone, float64).
 
     Example:
         >>> import jax.numpy as jnp

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,9 +14,9 @@ import numpy as np
 import optax
 from flax import nnx
 
+from examples.datasets import Dataset
 from rankjax.certificates import Recursion, certify, surrogate, trace_recursion, verify
 from rankjax.network import Structure, describe
-from rankjax.report.datasets import Dataset
 from rankjax.training import proximal_schatten
 
 Progress = Callable[[str, int, int, str], None]  # (run, epoch, epochs, message)
@@ -33,7 +33,7 @@ class Settings:
         sizes: channels of the two convolutions, or units of the hidden layer.
         pool: images are averaged over squares of this many pixels.
         epochs: passes over the training set, the same for every route.
-        batch_size: examples a step.
+        batch_size: examples per step.
         learning_rate: peak of Adam's cosine schedule; high, since the inputs have norm 1.
         weight_decay: of AdamW, on the route of that name.
         warm_up: share of the certificate route that trains the cross-entropy before the surrogate.
@@ -43,7 +43,7 @@ class Settings:
         low_rank: strength of the proximal steps towards low rank (p = 1/2) during the first half of
             the certificate route; 0: none.
         delta: of the certificates.
-        seed: initialisation and order of the examples.
+        seed: initialization and order of the examples.
     """
 
     architecture: str = "cnn"
@@ -66,6 +66,14 @@ MLP_SETTINGS = Settings(
     architecture="mlp", sizes=(16,), pool=4, learning_rate=0.03, warm_up=0.05, surrogate_rate=0.03,
     temperature=0.005,
 )  # fmt: skip
+
+
+def small_settings(data: Dataset, seed: int) -> Settings:
+    """A network of one hidden layer for these images, trained in seconds."""
+    settings = replace(MLP_SETTINGS, seed=seed)
+    if data.name == "digits":  # 8x8 pixels: nothing to average
+        settings = replace(settings, pool=1, batch_size=64)
+    return settings
 
 
 class CNN(nnx.Module):
@@ -100,7 +108,7 @@ class MLP(nnx.Module):
         return self.last(nnx.relu(self.hidden(x.reshape(len(x), -1))))
 
 
-def normalised(images: np.ndarray, pool: int) -> np.ndarray:
+def normalized(images: np.ndarray, pool: int) -> np.ndarray:
     """Images averaged over squares and scaled to norm 1, each by itself: nothing is fitted."""
     n, height, width, channels = images.shape
     shape = (n, height // pool, pool, width // pool, pool, channels)
@@ -124,8 +132,8 @@ class Task:
 
 
 def make_task(data: Dataset, settings: Settings) -> Task:
-    """The network of the settings on normalised images."""
-    x, x_test = (normalised(images, settings.pool) for images in (data.x_train, data.x_test))
+    """The network of the settings on normalized images."""
+    x, x_test = (normalized(images, settings.pool) for images in (data.x_train, data.x_test))
     make = {"cnn": CNN, "mlp": MLP}[settings.architecture]
     model = make(x.shape[1:], settings.sizes, data.classes, nnx.Rngs(settings.seed))
     graph, initial = nnx.split(model)

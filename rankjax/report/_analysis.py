@@ -1,4 +1,4 @@
-"""What ``analyze`` found: one row a matrix, what was left out, and how to write it down."""
+"""What ``analyze`` found: one row per matrix, what was left out; as JSON and CSV."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Row:
         stable_rank: ``|A|_F^2 / |A|^2``.
         effective_rank: ``exp`` of the entropy of ``sigma / sum(sigma)``.
         soft_rank: ``sum (sigma_i / sigma_1)^p``.
-        tail_exponent: see ``spectra.tail_exponent``; NaN for too few values.
+        tail_exponent: exponent a of ``sigma_i ~ c i^-a``; NaN for too few values.
         tail_fit: R^2 of that fit.
         rank_at: the smallest rank that keeps the share of the energy.
         saved_at: parameters saved by a factorisation of that rank.
@@ -121,7 +121,7 @@ class Analysis:
         }
 
     def records(self) -> list[dict[str, Any]]:
-        """One flat dictionary a matrix, without its spectrum (``pandas.DataFrame`` takes these)."""
+        """One flat dictionary per matrix, without its spectrum; ``pandas.DataFrame`` takes them."""
         return [self._record(row) for row in self.rows]
 
     def _record(self, row: Row) -> dict[str, Any]:
@@ -186,18 +186,6 @@ class Analysis:
             plain = {key: _plain(value) for key, value in record.items()}
             writer.writerow(plain | {"path": _cell(record["path"])})
         return _written(buffer.getvalue(), path)
-
-    def to_html(self, path: str | Path | None = None, *, table: Any = None) -> str:
-        """A report in one file, see ``rankjax.report.html_report``; ``table``: from ``compare``."""
-        from rankjax.report.html_report import html_report
-
-        return _written(html_report(self, table), path)
-
-    def __rich__(self) -> Any:
-        """What ``rich.print`` shows."""
-        from rankjax.report.analysis_table import rich_tables
-
-        return rich_tables(self)
 
 
 def _plain(value: Any) -> Any:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rankjax.network import LeftOut
-from rankjax.report.checkpoints.errors import CheckpointError, shown
-from rankjax.report.checkpoints.flax_msgpack import read_flax_msgpack
-from rankjax.report.checkpoints.npz import NO_PICKLES, read_npz
-from rankjax.report.checkpoints.orbax import orbax_root, read_orbax
-from rankjax.report.checkpoints.safetensors import read_safetensors, read_sharded
+from rankjax.report.checkpoints._errors import CheckpointError, shown
+from rankjax.report.checkpoints._flax_msgpack import read_flax_msgpack
+from rankjax.report.checkpoints._npz import NO_PICKLES, read_npz
+from rankjax.report.checkpoints._orbax import orbax_root, read_orbax
+from rankjax.report.checkpoints._safetensors import read_safetensors, read_sharded
 
 _READ = (
     "safetensors (a file, or a folder with one or with an index), npz, Flax msgpack, Orbax folder"

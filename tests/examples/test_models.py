@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rankjax.report import models
+from examples import models
 
 WEIGHTS = b"stands for the weights"
 

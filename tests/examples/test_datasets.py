@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rankjax.report import datasets
+from examples import datasets
 
 
 def idx(array):

@@ -1,0 +1,1 @@
+"""Demos, data sets and example networks, run from a checkout: ``python -m examples.demo``."""
