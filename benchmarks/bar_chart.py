@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rankjax.bounds.table import Table
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from rankjax.bounds import Table
 
 _SHADES = (
     ("#9ecae1", "#4292c6", "#084594"),
@@ -24,23 +27,17 @@ def bar_chart(tables: Mapping[str, Table], path: str | Path, *, title: str = "")
 
     Args:
         tables: by the name of the network, such as ``{"MLP 200": table, "MLP 600": ...}``. Names
-            that differ in their last word only are shades of one colour.
+            that differ in their last word only are shades of one color.
         path: where the picture goes; the suffix decides the format.
         title: above the chart.
-
-    Raises:
-        ImportError: without matplotlib (the ``report`` extra).
     """
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
-
     keys: dict[tuple[str, str], float] = {}
     for table in tables.values():
         for row in table.rows():
             if math.isfinite(row["log10"]):
                 key = (row["bound"], row["kind"])
                 keys[key] = min(keys.get(key, math.inf), row["log10"])
-    colours = _colours(list(tables))
+    colors = _colors(list(tables))
     order = sorted(keys, key=lambda key: (key[1], keys[key]))
     figure = Figure(figsize=(2 + 0.5 * len(order), 5.2), layout="constrained")
     axes = figure.subplots()
@@ -52,7 +49,7 @@ def bar_chart(tables: Mapping[str, Table], path: str | Path, *, title: str = "")
             if math.isfinite(value):
                 axes.bar(
                     place + (i - (len(tables) - 1) / 2) * width, value, width, zorder=2,
-                    color=colours[name], edgecolor="white", linewidth=0.3,
+                    color=colors[name], edgecolor="white", linewidth=0.3,
                     hatch="///" if key[1] == "explicit" else None,
                     label=name if place == 0 else None,
                 )  # fmt: skip
@@ -61,7 +58,7 @@ def bar_chart(tables: Mapping[str, Table], path: str | Path, *, title: str = "")
     axes.set_ylabel("log10 of the value")
     axes.grid(axis="y", linewidth=0.4, zorder=0)
     axes.margins(x=0.01)
-    handles: list[Any] = [Patch(color=colours[name], label=name) for name in tables]
+    handles: list[Any] = [Patch(color=colors[name], label=name) for name in tables]
     handles += [
         Patch(facecolor="grey", label="dominant term, no guarantee"),
         Patch(facecolor="grey", edgecolor="white", hatch="///", label="explicit, with constants"),
@@ -69,10 +66,11 @@ def bar_chart(tables: Mapping[str, Table], path: str | Path, *, title: str = "")
     axes.legend(handles=handles, fontsize=8, loc="upper left")
     if title:
         axes.set_title(title, fontsize=10)
-    _save(figure, path)
+    # Without the version of matplotlib in it, the same figure gives the same file.
+    figure.savefig(path, dpi=110, metadata={"Software": None} if str(path).endswith("png") else {})
 
 
-def _colours(names: list[str]) -> dict[str, str]:
+def _colors(names: list[str]) -> dict[str, str]:
     families: dict[str, list[str]] = {}
     for name in names:
         families.setdefault(name.rpartition(" ")[0], []).append(name)
@@ -81,36 +79,3 @@ def _colours(names: list[str]) -> dict[str, str]:
         for i, family in enumerate(families.values())
         for j, name in enumerate(family)
     }
-
-
-def layer_chart(table: Table, path: str | Path, *, title: str = "") -> None:
-    """For every bound, each layer's share of it (parts scaled to sum to 1), one row a bound.
-
-    Shares of bounds that are products (see ``BoundResult.parts``) are of the logarithms' size only
-    when the parts are; they show which layer is large, not a sum.
-
-    Raises:
-        ImportError: without matplotlib (the ``report`` extra).
-    """
-    import numpy as np
-    from matplotlib.figure import Figure
-
-    results = [r for r in table.results if np.all(np.isfinite(np.asarray(r.per_layer)))]
-    shares = np.stack([np.asarray(r.per_layer, float) for r in results])
-    sums = shares.sum(1, keepdims=True)
-    shares = shares / np.where(sums > 0, sums, 1)
-    figure = Figure(figsize=(2.6 + 0.8 * shares.shape[1], 0.8 + 0.3 * len(results)),
-                    layout="constrained")  # fmt: skip
-    axes = figure.subplots()
-    image = axes.imshow(shares, aspect="auto", cmap="viridis", vmin=0)
-    axes.set_yticks(range(len(results)), [f"{r.name} ({r.kind})" for r in results], fontsize=7)
-    axes.set_xticks(range(shares.shape[1]), results[0].layers, rotation=45, ha="right", fontsize=7)
-    figure.colorbar(image, label="share of the layers' parts")
-    if title:
-        axes.set_title(title, fontsize=9)
-    _save(figure, path)
-
-
-def _save(figure: Any, path: str | Path) -> None:
-    # Without the version of matplotlib in it, the same figure gives the same file.
-    figure.savefig(path, dpi=110, metadata={"Software": None} if str(path).endswith("png") else {})

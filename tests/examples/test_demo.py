@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 from rankjax.certificates import Certificate
 from rankjax.report.cli import app
 
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -102,7 +101,7 @@ def test_bad_options_are_refused_before_anything_is_trained(tmp_path):
         ]:
             done = example(name, *options)
             assert done.returncode == 2
-            assert message in " ".join(done.stderr.split())
+            assert message in " ".join(done.stderr.replace("│", " ").split())
             assert "Traceback" not in done.stderr
     assert "cifar" in example("demo", "--dataset", "cifar").stderr
 
