@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,7 +23,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rankjax.report.models import minilm
+from results import headline, write_results
+
+from examples.models import minilm
 
 PEER = "weightwatcher==0.7.7"
 # What weightwatcher needs without saying so, and what torch needs on a CPU.
@@ -37,7 +38,7 @@ ENVIRONMENT = {
 OURS = """
 import json, sys, time
 start = time.perf_counter()
-from rankjax.report.analyze import analyze
+from rankjax.report import analyze
 imported = time.perf_counter()
 found = analyze(sys.argv[1], embeddings=sys.argv[2] == "1")
 done = time.perf_counter()
@@ -109,15 +110,13 @@ def main() -> None:
     path = str(minilm())
     with tempfile.TemporaryDirectory() as scratch:
         python = options.peer_python or peer_python(Path(scratch) / "peer")
-        print(
-            f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python "
-            f"{platform.python_version()}, medians of {options.repeats} processes (spread)\n"
-        )
+        print(f"{headline()}, medians of {options.repeats} processes (spread)\n")
         print(
             "| matrices | command, whole process (s) | analyze() here (s) | analyze() of the "
             "peer (s) | its whole process (s) | ratio of analyze() | of the command |"
         )
         print("|--:|--:|--:|--:|--:|--:|--:|")
+        rows = []
         for flag in ("0", "1"):
             ours = medians(sys.executable, OURS, [path, flag], options.repeats)
             command = [sys.executable, "-c", "from rankjax.report.cli import app; app()", "analyze",
@@ -135,6 +134,13 @@ def main() -> None:
                 flush=True,
             )
             check(ours["rows"], theirs["rows"])
+            seconds = [
+                {key: found[key] for key in ("analyze", "analyze spread", "process")}
+                for found in (ours, theirs)
+            ]
+            rows.append({"matrices": len(ours["rows"]), "command": runs, "ours": seconds[0],
+                         "peer": seconds[1] | {"versions": theirs["versions"]}})  # fmt: skip
+    write_results(rows)
     print(f"\nPeer: weightwatcher {theirs['versions'][0]}, torch {theirs['versions'][1]}. The last "
           "column sets its analyze() alone against the whole process here.")  # fmt: skip
 

@@ -22,8 +22,8 @@ import numpy as np
 import optax
 from matplotlib.figure import Figure
 
+from examples.datasets import DatasetUnavailableError, load_digits, load_mnist
 from rankjax.network import activation_ranks, describe, measure, weight_ranks
-from rankjax.report.datasets import DatasetUnavailableError, load_digits, load_mnist
 
 WIDTH = 128
 BATCH = 128

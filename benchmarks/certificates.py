@@ -18,13 +18,10 @@ images alone (each pooled and scaled to norm 1 by itself; nothing else is fitted
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
-import platform
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -33,11 +30,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from results import headline, write_results
 
-from rankjax.bounds import pac_bayes_gaussian
-from rankjax.certificates import Schedule, certify, certify_near, compress, verify
-from rankjax.network import Perturbed, Sample, measure
-from rankjax.report.certify_demo import (
+from examples.certify_training import (
     MLP_SETTINGS,
     ROUTES,
     Settings,
@@ -46,7 +41,10 @@ from rankjax.report.certify_demo import (
     make_task,
     train,
 )
-from rankjax.report.datasets import load_mnist
+from examples.datasets import load_mnist
+from rankjax.bounds import pac_bayes_gaussian
+from rankjax.certificates import Schedule, certify, certify_near, compress, verify
+from rankjax.network import Perturbed, Sample, measure
 
 ARCHITECTURES = {
     "mlp 49-16-10": MLP_SETTINGS,
@@ -151,12 +149,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--file-epochs", type=int, default=30, help="of the integers' training")
     parser.add_argument("--tried", type=int, default=16, help="architectures tried on this sample")
-    parser.add_argument("--out", type=Path, default=Path("report/certificates.json"))
     options = parser.parse_args()
     data = load_mnist()
     print(
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"jax {jax.__version__}; {len(data.x_train)} examples, "
+        f"{headline()}; {len(data.x_train)} examples, "
         f"delta 0.01, log {options.tried} = {math.log(options.tried):.1f} nats for what was tried\n"
     )
     print("| " + " | ".join(COLUMNS) + " |\n|---|--:|--:|---|" + "--:|" * (len(COLUMNS) - 4))
@@ -166,9 +162,7 @@ def main() -> None:
             for seed in options.seeds:
                 chosen = replace(settings, seed=seed)
                 rows += run(name, chosen, data, options.tried, options.file_epochs)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(rows, indent=1))
-    print(f"\n{options.out}")
+    write_results(rows)
 
 
 if __name__ == "__main__":

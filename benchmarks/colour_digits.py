@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from rankjax.report.datasets import Dataset, cache_folder, load_mnist
+from examples.datasets import Dataset, load_mnist
+from examples.wheels import cache_folder
 
 _WHEEL = "scikit-image==0.26.0"
 # sha256 of the photos inside the wheel: the same on every platform, unlike the wheel itself.

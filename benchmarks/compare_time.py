@@ -5,8 +5,6 @@ python benchmarks/compare_time.py
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -15,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from results import headline, write_results
 
 from rankjax.bounds import compare
 from rankjax.network import Sample, describe, measure
@@ -61,15 +60,15 @@ def main() -> None:
             compare(structure, params, x=x, y=y, apply=apply).results
         ),
     }
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python "
-        f"{platform.python_version()}, jax {jax.__version__}, float32, {REPEATS} runs\n"
-    )
+    print(f"{headline()}, float32, {REPEATS} runs\n")
     print("| what | first call, with compilation (s) | median (s) | spread (s) |")
     print("|---|--:|--:|--:|")
+    rows = []
     for name, call in calls.items():
         first, median, spread = timed(call)
         print(f"| {name} | {first:.2f} | {median:.2f} | {spread:.2f} |", flush=True)
+        rows.append({"what": name, "first": first, "median": median, "spread": spread})
+    write_results(rows)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import platform
 import time
 from functools import partial
 from pathlib import Path
@@ -27,11 +26,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from results import headline, write_results
 
+from examples.datasets import load_mnist
 from rankjax.certificates import CompressedNetwork, Schedule, compress
 from rankjax.certificates.compressed import count_errors
 from rankjax.network import describe
-from rankjax.report.datasets import load_mnist
 
 DIRECTIONS = 8
 TRIED = 64  # structures and inputs seen on this sample, generously rounded up
@@ -138,12 +138,19 @@ def run(data, pipeline: str, seed: int, schedule: Schedule, tried: int, folder: 
     test = count_errors(apply, loaded.params, x_test, data.y_test) / len(x_test)
     weights = sum(leaf.size for leaf in params.values())
     non_zero = sum(array.non_zero for array in loaded.arrays.values())
+    seconds = time.perf_counter() - started
     print(
         f"| {pipeline} | {seed} | {non_zero} of {weights} | {path.stat().st_size} | "
         f"{certificate.nats:.0f} | {certificate.empirical:.4f} | {test:.4f} | "
-        f"**{certificate.value:.4f}** | {time.perf_counter() - started:.0f} |",
+        f"**{certificate.value:.4f}** | {seconds:.0f} |",
         flush=True,
     )
+    return {
+        "input": pipeline, "seed": seed, "weights": weights, "non_zero": non_zero,
+        "bytes": path.stat().st_size, "nats": certificate.nats,
+        "train_error": certificate.empirical, "test_error": test,
+        "certificate": certificate.value, "seconds": seconds,
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -159,18 +166,20 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     data = load_mnist()
     print(
-        f"{platform.machine()}, jax {jax.__version__}, {len(data.x_train)} examples, delta 0.01, "
+        f"{headline()}, {len(data.x_train)} examples, delta 0.01, "
         f"{options.epochs} epochs, log {options.tried} nats for structures tried\n"
     )
     print("| input | seed | non-zero weights | bytes | nats | train error | test error | "
           "certificate | seconds |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|")  # fmt: skip
+    rows = []
     for pipeline in options.pipelines:
         for seed in options.seeds:
             schedule = Schedule(
                 epochs=options.epochs, learning_rate=options.learning_rate,
                 rate_weight=options.rate_weight, seed=seed,
             )  # fmt: skip
-            run(data, pipeline, seed, schedule, options.tried, options.out)
+            rows.append(run(data, pipeline, seed, schedule, options.tried, options.out))
+    write_results(rows)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -34,13 +32,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from bar_chart import bar_chart
 from colour_digits import load_colour_digits
+from results import headline, write_results
 
+from examples.datasets import Dataset, load_mnist
+from examples.wheels import cache_folder
 from rankjax.bounds import Table, compare
 from rankjax.matrix import project_spectral_ball
 from rankjax.network import Perturbed, describe, measure
-from rankjax.report.bars import bar_chart
-from rankjax.report.datasets import Dataset, cache_folder, load_mnist
+from rankjax.report import markdown_table
 
 TEMPERATURE = {"MLP": 20.0, "CNN": 100.0}
 DIRECTIONS = 16
@@ -277,9 +278,7 @@ def main() -> None:
     parser.add_argument("--train-only", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("report/paper_comparison"))
     options = parser.parse_args()
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-    machine += f"jax {jax.__version__}, numpy {np.__version__}, {jax.devices()[0].platform}"
-    print(machine, flush=True)
+    print(headline(), flush=True)
     data = {"mnist": load_mnist, "mnist-m-style": load_colour_digits}
     loaded: dict[str, Dataset] = {}
     tables: dict[str, Table] = {}
@@ -290,17 +289,15 @@ def main() -> None:
         if not options.train_only:
             table = evaluate(run, trained, loaded[run.dataset], options.noise_draws)
             tables[f"{run.architecture} {run.dataset} {run.width}"] = table
-            print(f"\n{table.sorted().to_markdown()}\n", flush=True)
+            print(f"\n{markdown_table(table.sorted())}\n", flush=True)
     if options.train_only:
         return
     options.out.mkdir(parents=True, exist_ok=True)
-    text = f"{machine}\n\nlog10 of every bound:\n\n{summary(tables)}\n"
-    print(text)
-    (options.out / "summary.md").write_text(text)
+    print(f"\nlog10 of every bound:\n\n{summary(tables)}\n")
+    write_results([{"network": name} | json.loads(t.to_json()) for name, t in tables.items()])
     for name, table in tables.items():
-        file = name.replace(" ", "-")
-        (options.out / f"{file}.json").write_text(table.to_json())
-        (options.out / f"{file}.md").write_text(table.sorted().to_markdown(breakdown=True))
+        text = markdown_table(table.sorted(), breakdown=True)
+        (options.out / f"{name.replace(' ', '-')}.md").write_text(text)
     for architecture in ("MLP", "CNN"):
         chosen = {name: t for name, t in tables.items() if name.startswith(architecture)}
         if chosen:

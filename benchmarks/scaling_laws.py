@@ -24,6 +24,7 @@ import numpy as np
 import optax
 from matplotlib.figure import Figure
 
+from examples.datasets import DatasetUnavailableError, load_digits, load_mnist
 from rankjax.bounds import (
     BoundResult,
     frobenius,
@@ -40,7 +41,6 @@ from rankjax.bounds import (
 )
 from rankjax.matrix import project_spectral_ball
 from rankjax.network import Measured, Sample, describe, measure
-from rankjax.report.datasets import DatasetUnavailableError, load_digits, load_mnist
 
 Bound = Callable[[Measured, Sample], BoundResult]
 BOUNDS: dict[str, Bound] = {

@@ -1,6 +1,6 @@
 """What a penalty or a transformation adds to a step of training.
 
-    python benchmarks/training_overhead.py [--case mlp-128 ...] [--only NAME ...] [--json FILE]
+    python benchmarks/training_overhead.py [--case mlp-128 ...] [--only NAME ...]
 
 Timing: one Adam step of an MLP 784-1024-1024-1024-10 at batches of 128 and 1024, and of a stack of
 6 transformer blocks (d = 384, 1024 tokens), without and with each setting, all in one process,
@@ -22,22 +22,18 @@ and ``MALLOC_MMAP_THRESHOLD_`` (all 4000000000) keep it; whether they are set is
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from results import headline, write_results
 from rich.console import Console
 from rich.table import Table
 
@@ -322,30 +318,11 @@ def case_rows(name, programs, console):
     return rows
 
 
-def machine():
-    packages = ("jax", "jaxlib", "optax", "numpy")
-    malloc = sorted(key for key in os.environ if key.startswith("MALLOC_"))
-    return {
-        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "device": jax.devices()[0].device_kind,
-        "cores": os.cpu_count(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-        "openblas_threads": os.environ.get("OPENBLAS_NUM_THREADS", "default"),
-        "malloc_settings": malloc or "none",
-        "xla_flags": os.environ.get("XLA_FLAGS") or "none",
-        "load_at_start": round(os.getloadavg()[0], 1),
-        "settings": {"p": P, "eps": EPS, "weight": WEIGHT},
-    }
-
-
-def report(name, measure, path):
-    """Prints the machine and what ``measure(console)`` shows; both go to ``path``, if any."""
+def report(measure):
+    """Print the machine and what ``measure(console)`` shows; write its rows."""
     console = Console(width=120)
-    found = {"machine": machine()}
-    console.print(found["machine"])
-    found[name] = measure(console)
-    if path:
-        path.write_text(json.dumps(found, indent=1))
+    console.print(f"{headline()}; p = {P}, eps = {EPS}, weight = {WEIGHT}")
+    write_results(measure(console))
 
 
 def main():
@@ -354,7 +331,6 @@ def main():
     parser.add_argument("--only", nargs="+", help="settings by name; bare is always measured")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--budget", type=float, default=120.0, help="seconds a case")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     unknown = set(options.only or ()) - set(SETTINGS)
     if unknown:
@@ -368,7 +344,7 @@ def main():
             for row in time_case(name, chosen, options.rounds, options.budget, console)
         ]
 
-    report("timing", time_all, options.json)
+    report(time_all)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import time
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +20,9 @@ import optax
 from rich.table import Table
 from training_overhead import EPS, P, Setting, cross_entropy, mlp, mlp_params, optimizer, report
 
+from examples.datasets import load_mnist
 from rankjax.matrix import spectrum
 from rankjax.network import describe, measure
-from rankjax.report.datasets import load_mnist
 from rankjax.training import add_schatten_decay, apply_schatten_flow, proximal_schatten
 
 
@@ -120,9 +119,8 @@ def main():
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--examples", type=int, default=60000)
     parser.add_argument("--weight", type=float, default=3.0, help="of the decay")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    report("training", partial(train_all, options), options.json)
+    report(partial(train_all, options))
 
 
 if __name__ == "__main__":

@@ -23,3 +23,5 @@ from rankjax.network import Sample as Sample
 from rankjax.network import Structure as Structure
 from rankjax.network import describe as describe
 from rankjax.network import measure as measure
+
+__version__ = "0.2.0"

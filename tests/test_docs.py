@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FLOORS = ["matrix", "network", "bounds", "certificates", "training"]
+FLOORS = ["matrix", "network", "bounds", "certificates", "training", "report"]
 
 
 def public_names(module):

@@ -31,7 +31,7 @@ from rankjax.network.sample import Sample, positive_margin
 from rankjax.network.structure import Structure
 
 COLUMNS = ("bound", "kind", "quantity", "value", "log10", "source")
-_NOTE = (
+NOTE = (
     "Kind 'dominant': the term of a bound without constants and logarithms, for comparison; it is "
     "not a guarantee. Kind 'explicit': with its constants; 'Rademacher' is the complexity of a "
     "class, not a gap."
@@ -57,7 +57,7 @@ class Table:
     facts: tuple[tuple[str, Any], ...] = ()
 
     def rows(self) -> list[dict[str, Any]]:
-        """One dictionary a bound: ``bound, kind, quantity, value, log10, source``."""
+        """One dictionary per bound: ``bound, kind, quantity, value, log10, source``."""
         return [
             {
                 "bound": result.name,
@@ -101,7 +101,7 @@ class Table:
         return replace(self, results=tuple(r for r in self.results if r.kind == kind))
 
     def breakdown(self) -> list[dict[str, Any]]:
-        """One dictionary a bound and layer: ``bound, kind, layer, part, parts``."""
+        """One dictionary per bound and layer: ``bound, kind, layer, part, parts``."""
         return [
             {
                 "bound": result.name,
@@ -114,23 +114,10 @@ class Table:
             for layer, part in zip(result.layers, result.per_layer, strict=True)
         ]
 
-    def to_markdown(self, *, breakdown: bool = False) -> str:
-        """A Markdown table, with the note on what the kinds mean."""
-        lines = ["| " + " | ".join(COLUMNS) + " |", "|---|---|---|--:|--:|---|"]
-        for row in self.rows():
-            row |= {"value": f"{row['value']:.3g}", "log10": f"{row['log10']:.2f}"}
-            lines.append("| " + " | ".join(str(row[column]) for column in COLUMNS) + " |")
-        lines += ["", f"n = {self.n}, gamma = {self.gamma:.4g}. {_NOTE}"]
-        lines += [f"{name}: {value}." for name, value in self.facts]
-        lines += [f"Left out: {name} ({why})." for name, why in self.left_out]
-        if breakdown:
-            layers = self.results[0].layers
-            lines += ["", "| bound | kind | how | " + " | ".join(layers) + " |"]
-            lines.append("|---|---|---|" + "--:|" * len(layers))
-            for r in self.results:
-                cells = [r.name, r.kind, r.parts, *(f"{float(part):.3g}" for part in r.per_layer)]
-                lines.append("| " + " | ".join(cells) + " |")
-        return "\n".join(lines)
+    def remarks(self) -> list[str]:
+        """The facts and what was left out, one sentence each."""
+        facts = [f"{name}: {value}." for name, value in self.facts]
+        return facts + [f"Left out: {name} ({why})." for name, why in self.left_out]
 
     def to_json(self) -> str:
         """Everything, the terms and the parts included; what is not finite becomes a string."""
@@ -143,18 +130,10 @@ class Table:
                             result.terms.items()}  # fmt: skip
             rows.append(row)
         document = {
-            "n": self.n, "gamma": self.gamma, "note": _NOTE, "facts": dict(self.facts),
+            "n": self.n, "gamma": self.gamma, "note": NOTE, "facts": dict(self.facts),
             "left_out": dict(self.left_out), "bounds": rows,
         }  # fmt: skip
         return json.dumps(_finite(document), indent=1, allow_nan=False)
-
-    def to_pandas(self, *, breakdown: bool = False) -> Any:
-        """A ``pandas.DataFrame`` of the rows, or of the breakdown (pandas must be installed)."""
-        try:
-            import pandas
-        except ImportError as error:
-            raise ImportError("to_pandas needs pandas: pip install pandas") from error
-        return pandas.DataFrame(self.breakdown() if breakdown else self.rows())
 
     def __str__(self) -> str:
         width = max((len(r.name) for r in self.results), default=5)
@@ -164,32 +143,7 @@ class Table:
                 f"{row['bound']:<{width}}  {row['kind']:<8}  {row['quantity']:<13}  "
                 f"{row['log10']:>5.2f}  {row['value']:.3g}"
             )
-        return "\n".join([*lines, f"n = {self.n}, gamma = {self.gamma:.4g}", _NOTE])
-
-    def __rich__(self) -> Any:
-        """What ``rich.print`` shows: the rows with a bar on a log scale."""
-        from rich.console import Group
-        from rich.table import Table as RichTable
-        from rich.text import Text
-
-        shown = RichTable(title=f"bounds at n = {self.n}, margin {self.gamma:.4g}")
-        for column in ("bound", "kind", "quantity"):
-            shown.add_column(column)
-        shown.add_column("value", justify="right")
-        shown.add_column("log10", justify="right")
-        shown.add_column("")
-        finite = [row["log10"] for row in self.rows() if math.isfinite(row["log10"])]
-        low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
-        for row in self.rows():
-            share = (row["log10"] - low) / (high - low) if high > low else 1.0
-            length = 1 + round(23 * share) if math.isfinite(share) else 0
-            colour = "yellow" if row["kind"] == "dominant" else "green"
-            shown.add_row(
-                row["bound"], Text(row["kind"], colour), row["quantity"], f"{row['value']:.3g}",
-                f"{row['log10']:.2f}", Text("█" * length, colour),
-            )  # fmt: skip
-        notes = [_NOTE, *(f"Left out: {name} ({why})." for name, why in self.left_out)]
-        return Group(shown, Text("\n".join(notes)))
+        return "\n".join([*lines, f"n = {self.n}, gamma = {self.gamma:.4g}", NOTE, *self.remarks()])
 
 
 def compare(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,9 @@ from jax import Array
 from rankjax._jax_internals import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from rankjax.network.axes import View
 from rankjax.network.convolution import Convolution, Window
+
+if TYPE_CHECKING:  # jax.extend imports Pallas, a tenth of a second
+    from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,8 @@ class Walker:
         )
 
         def read(atom):
-            return (atom.val, None) if isinstance(atom, Literal) else env[atom]
+            is_literal = hasattr(atom, "val")
+            return (atom.val, None) if is_literal else env[atom]
 
         for eqn in jaxpr.eqns:
             ins = [read(atom) for atom in eqn.invars]
@@ -173,9 +177,8 @@ class Walker:
         if name in CALLS:
             keys = ("jaxpr", "call_jaxpr", "fun_jaxpr")
             inner = next(eqn.params[key] for key in keys if key in eqn.params)
-            if isinstance(inner, ClosedJaxpr):
-                return self.run(inner, values, tags)
-            return self._jaxpr(inner, values, tags)
+            closed = hasattr(inner, "consts")
+            return (self.run if closed else self._jaxpr)(inner, values, tags)
         if name == "scan":
             return self._scan(eqn, values, tags)
         bound = eqn.primitive.get_bind_params(eqn.params)

@@ -14,9 +14,9 @@ from rich.console import Console
 
 import rankjax
 from rankjax.network import describe
-from rankjax.report.analyze import analyze
-from rankjax.report.layout import matrices_by_name
-from rankjax.report.spectra import Spectrum, energy_rank, spectra_of, tail_exponent
+from rankjax.report import analyze, html_report, matrices_by_name
+from rankjax.report._spectra import Spectrum, energy_rank, spectra_of, tail_exponent
+from rankjax.report._terminal import rich_report
 
 
 def with_spectrum(m, n, sigma, dtype, seed=0):
@@ -107,9 +107,9 @@ def test_zero_identity_and_a_small_p():
 
 
 def test_blocks_of_a_tall_matrix(monkeypatch):
-    from rankjax.report import spectra
+    from rankjax.report import _spectra
 
-    monkeypatch.setattr(spectra, "_BLOCK", 50)
+    monkeypatch.setattr(_spectra, "_BLOCK", 50)
     rng = np.random.default_rng(0)
     for dtype in (np.float32, np.float64):
         a, m = rng.standard_normal((2, 70, 8)).astype(dtype)
@@ -314,7 +314,7 @@ def test_what_is_written_is_what_was_measured(found):
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_a_terminal_of_any_width_shows_every_number_and_no_control_character(found, width):
     console = Console(width=width, file=io.StringIO(), force_terminal=False)
-    console.print(found)
+    console.print(rich_report(found))
     text = console.file.getvalue()
     assert "\x1b" not in text
     for word in ("spectral", "Schatten 1", "effective", "saved 99%", "a bias, not a weight"):
@@ -340,6 +340,6 @@ def test_nothing_to_measure():
     assert json.loads(empty.to_json())["matrices"] == []
     assert empty.to_csv() == "path\n"
     console = Console(width=80, file=io.StringIO())
-    console.print(empty)
+    console.print(rich_report(empty))
     assert "No weight matrix was found" in console.file.getvalue()
-    assert "Nothing" not in empty.to_html()
+    assert "Nothing" not in html_report(empty)

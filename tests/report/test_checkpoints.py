@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 
 from rankjax.network.paths import paths_and_leaves
-from rankjax.report.checkpoints import CheckpointError, load
+from rankjax.report import CheckpointError, load
 from tests.report.checkpoints import WRITERS, flat, save_orbax, weights
 
 

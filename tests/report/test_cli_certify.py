@@ -1,8 +1,5 @@
-"""``rankjax certify`` and ``rankjax certify-demo`` as they are typed."""
+"""``rankjax certify`` as it is typed."""
 
-import json
-
-import jax
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -60,17 +57,3 @@ def test_what_cannot_be_certified_is_said(files):
     assert result.exit_code == 1
     assert "activations=" in result.output
     assert "Traceback" not in result.output
-
-
-def test_demo_on_digits(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with jax.numpy_dtype_promotion("standard"):  # optax.adamw is not made for the strict one
-        result = run("certify-demo", "--digits", "--epochs", "3")
-    assert result.exit_code == 0, result.output
-    results = json.loads((tmp_path / "certify-report" / "results.json").read_text())
-    routes = {route["route"]: route for route in results["routes"]}
-    assert list(routes) == ["plain", "weight decay", "certificate"]
-    for name, route in routes.items():
-        assert name in result.output
-        assert route["train_error"] <= route["counted_error"] <= route["certificate"] <= 1
-        assert Certificate.from_json(route["json"]).value == route["certificate"]

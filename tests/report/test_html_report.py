@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 
 from rankjax.bounds import BoundResult, Table
-from rankjax.report.analyze import analyze
-from rankjax.report.checkpoints import Checkpoint
-from rankjax.report.html_report import html_report
-from rankjax.report.svg import Plot, Scale, linear_ticks, short, thinned
+from rankjax.report import Checkpoint, analyze, html_report
+from rankjax.report._svg import Plot, Scale, linear_ticks, short, thinned
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "chrome-headless-shell")
 EVIL = '<script>document.title="owned"</script><img src=x onerror=alert(1)>"\'&\x1b\u202e.weight'
@@ -97,9 +95,9 @@ def test_every_part_is_there(evil_page):
 
 
 def test_a_report_of_nothing_and_one_without_bounds():
-    page = Page(analyze({"bias": np.ones(3)}).to_html())
+    page = Page(html_report(analyze({"bias": np.ones(3)})))
     assert page.tags.count("svg") == 0
-    page = Page(analyze({"kernel": np.ones((3, 2))}).to_html())
+    page = Page(html_report(analyze({"kernel": np.ones((3, 2))})))
     assert page.tags.count("svg") == 1 + 1 + 4
 
 

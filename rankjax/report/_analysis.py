@@ -1,0 +1,206 @@
+"""What ``analyze`` found: one row per matrix, what was left out; as JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rankjax.network import LeftOut
+from rankjax.report.checkpoints import shown
+
+SHARES = (90, 99)  # per cent of the energy
+NOTES = (
+    "Numerical rank: singular values above max(out, in) * machine epsilon of float32 (of float64 "
+    "for float64 weights) times the largest; of a difference also above what rounding of the "
+    "stored entries can make.",
+    "Tail exponent a: least squares of log sigma_i on log i, i from rank/10 to rank/2; where its "
+    "R^2 is clearly below 1 the tail is no power law.",
+    "Saved at 90 or 99 %: parameters that a factorisation saves which keeps that share of the "
+    "squared Frobenius norm; it says nothing of the accuracy of the network.",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One matrix. Tuples run over ``Analysis.p``; those of ``*_at`` over 90 and 99 % energy.
+
+    Attributes:
+        path: of its leaf, numbered where the leaf holds several matrices.
+        leaf: shape of the leaf.
+        shape: ``(out, in)``, as seen.
+        dtype: as stored.
+        spectral_norm: the largest singular value.
+        frobenius_norm: root of the sum of squares.
+        schatten_norm: ``(sum sigma_i^p)^(1/p)`` (a quasi-norm for p < 1).
+        numerical_rank: singular values that are more than rounding.
+        stable_rank: ``|A|_F^2 / |A|^2``.
+        effective_rank: ``exp`` of the entropy of ``sigma / sum(sigma)``.
+        soft_rank: ``sum (sigma_i / sigma_1)^p``.
+        tail_exponent: exponent a of ``sigma_i ~ c i^-a``; NaN for too few values.
+        tail_fit: R^2 of that fit.
+        rank_at: the smallest rank that keeps the share of the energy.
+        saved_at: parameters saved by a factorisation of that rank.
+        relative_change: ``|A - M|_F / |M|_F``, ``None`` without a reference.
+        singular_values: descending, float64.
+    """
+
+    path: str
+    leaf: tuple[int, ...]
+    shape: tuple[int, int]
+    dtype: str
+    spectral_norm: float
+    frobenius_norm: float
+    schatten_norm: tuple[float, ...]
+    numerical_rank: int
+    stable_rank: float
+    effective_rank: float
+    soft_rank: tuple[float, ...]
+    tail_exponent: float
+    tail_fit: float
+    rank_at: tuple[int, ...]
+    saved_at: tuple[int, ...]
+    relative_change: float | None
+    singular_values: np.ndarray
+
+    @property
+    def parameters(self) -> int:
+        """Entries of the matrix."""
+        return self.shape[0] * self.shape[1]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """All matrices of a checkpoint.
+
+    Attributes:
+        rows: the matrices, in natural order of their paths.
+        left_out: leaves that were not measured, with the reason.
+        not_finite: ``(path, entries that are NaN or infinite, entries)``; not measured either.
+        p: the exponents of the Schatten norms and soft ranks.
+        parameters: entries of all floating point leaves.
+        source: what was analysed.
+        format: what kind of checkpoint it was.
+        layout: how it was read, given or guessed.
+        reference: what was subtracted, or ``None``.
+    """
+
+    rows: tuple[Row, ...]
+    left_out: tuple[LeftOut, ...]
+    not_finite: tuple[tuple[str, int, int], ...]
+    p: tuple[float, ...]
+    parameters: int
+    source: str = "parameters"
+    format: str = "tree"
+    layout: str = ""
+    reference: str | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """Totals: matrices, parameters, and what factorisations would save."""
+        in_matrices = sum(row.parameters for row in self.rows)
+        return {
+            "source": self.source,
+            "format": self.format,
+            "layout": self.layout,
+            "reference": self.reference,
+            "matrices": len(self.rows),
+            "parameters": self.parameters,
+            "parameters_in_matrices": in_matrices,
+            **{
+                f"saved_at_{share}": sum(row.saved_at[i] for row in self.rows)
+                for i, share in enumerate(SHARES)
+            },
+            "left_out": len(self.left_out),
+            "not_finite": len(self.not_finite),
+        }
+
+    def records(self) -> list[dict[str, Any]]:
+        """One flat dictionary per matrix, without its spectrum; ``pandas.DataFrame`` takes them."""
+        return [self._record(row) for row in self.rows]
+
+    def _record(self, row: Row) -> dict[str, Any]:
+        record: dict[str, Any] = {
+            "path": row.path,
+            "leaf": "x".join(map(str, row.leaf)),
+            "out": row.shape[0],
+            "in": row.shape[1],
+            "dtype": row.dtype,
+            "parameters": row.parameters,
+            "spectral_norm": row.spectral_norm,
+            "frobenius_norm": row.frobenius_norm,
+        }
+        record |= {
+            f"schatten_norm_p{p:g}": x for p, x in zip(self.p, row.schatten_norm, strict=True)
+        }
+        record |= {
+            "numerical_rank": row.numerical_rank,
+            "stable_rank": row.stable_rank,
+            "effective_rank": row.effective_rank,
+        }
+        record |= {f"soft_rank_p{p:g}": x for p, x in zip(self.p, row.soft_rank, strict=True)}
+        record |= {"tail_exponent": row.tail_exponent, "tail_fit": row.tail_fit}
+        for i, share in enumerate(SHARES):
+            record |= {f"rank_at_{share}": row.rank_at[i], f"saved_at_{share}": row.saved_at[i]}
+        if self.reference is not None:
+            record["relative_change"] = row.relative_change
+        return record
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Everything, the singular values (to seven digits) included; NaN becomes null."""
+        rows = []
+        for row in self.rows:
+            record = {key: _plain(value) for key, value in self._record(row).items()}
+            record["leaf"] = list(row.leaf)
+            record["singular_values"] = [float(f"{s:.7g}") for s in row.singular_values]
+            rows.append(record)
+        document = {
+            "summary": self.summary(),
+            "p": list(self.p),
+            "notes": list(NOTES),
+            "matrices": rows,
+            "left_out": [
+                {"path": leaf.path, "shape": list(leaf.shape), "why": leaf.why}
+                for leaf in self.left_out
+            ],
+            "not_finite": [
+                {"path": name, "not_finite": bad, "entries": size}
+                for name, bad, size in self.not_finite
+            ],
+        }
+        return _written(json.dumps(document, indent=1, allow_nan=False), path)
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """The rows, without spectra; a number that is not defined is an empty cell."""
+        buffer = io.StringIO()
+        records = self.records()
+        names = list(records[0]) if records else ["path"]
+        writer = csv.DictWriter(buffer, names, lineterminator="\n")
+        writer.writeheader()
+        for record in records:
+            plain = {key: _plain(value) for key, value in record.items()}
+            writer.writerow(plain | {"path": _cell(record["path"])})
+        return _written(buffer.getvalue(), path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def _cell(text: str) -> str:
+    # A spreadsheet takes a cell with such a beginning for a formula.
+    text = shown(text, 10_000)
+    return f"'{text}" if text[:1] in {"=", "+", "-", "@"} else text
+
+
+def _written(text: str, path: str | Path | None) -> str:
+    if path is not None:
+        Path(path).write_text(text, encoding="utf-8")
+    return text

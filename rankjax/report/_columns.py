@@ -1,0 +1,71 @@
+"""The words and numbers of an ``Analysis``, for terminals and pages alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from rankjax.network import LeftOut
+from rankjax.report._analysis import SHARES, Analysis, Row
+from rankjax.report.checkpoints import shown
+
+
+def summary_line(analysis: Analysis) -> str:
+    """What was analysed, in two sentences."""
+    total = analysis.summary()
+    text = (
+        f"{shown(analysis.source)} ({analysis.format}; layout: {analysis.layout}): "
+        f"{total['matrices']} matrices with {total['parameters_in_matrices']:,} of "
+        f"{total['parameters']:,} parameters."
+    )
+    if analysis.reference is not None:
+        text += f" Measured is the difference from {shown(analysis.reference)}."
+    inside = max(total["parameters_in_matrices"], 1)
+    saved = ", ".join(
+        f"{total[f'saved_at_{share}']:,} ({total[f'saved_at_{share}'] / inside:.0%}) at {share} %"
+        for share in SHARES
+    )
+    return f"{text} Factorisations that keep the energy save {saved}."
+
+
+def headings(analysis: Analysis) -> list[str]:
+    """The columns after the path, for terminals and pages."""
+    return [
+        "out x in", "spectral", "Frobenius", *(f"Schatten {p:g}" for p in analysis.p),
+        "num. rank", "stable", "effective", *(f"soft {p:g}" for p in analysis.p),
+        "tail", "R^2", *(f"saved {share}%" for share in SHARES),
+        *(["change"] if analysis.reference is not None else []),
+    ]  # fmt: skip
+
+
+def cells(analysis: Analysis, row: Row) -> list[str]:
+    """The numbers of a row, in the order of ``headings``."""
+    out, in_ = row.shape
+    found = [
+        f"{out} x {in_}",
+        *map(_number, (row.spectral_norm, row.frobenius_norm, *row.schatten_norm)),
+        str(row.numerical_rank),
+        *map(_number, (row.stable_rank, row.effective_rank, *row.soft_rank)),
+        _number(row.tail_exponent), _number(row.tail_fit),
+        *(f"{saved / row.parameters:.0%}" if saved else "-" for saved in row.saved_at),
+    ]  # fmt: skip
+    if analysis.reference is not None:
+        change = math.nan if row.relative_change is None else row.relative_change
+        found.append(f"{change:.2g}")
+    return found
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g}" if value < 1e5 else f"{value:.2e}"
+
+
+def by_reason(left_out: Iterable[LeftOut]) -> list[str]:
+    """One line a reason, with the first few paths."""
+    groups: dict[str, list[str]] = {}
+    for leaf in left_out:
+        groups.setdefault(leaf.why, []).append(shown(leaf.path, 60))
+    lines = []
+    for why, paths in groups.items():
+        more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+        lines.append(f"  {len(paths)}: {shown(why)}: {', '.join(paths[:3])}{more}")
+    return lines

@@ -1,0 +1,182 @@
+"""Small pictures as SVG text: nothing to import, sharp at any size, every text escaped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+MOST_POINTS = 80  # of a curve: more cannot be told apart at this size
+
+
+@dataclass(frozen=True)
+class Scale:
+    """From values to pixels.
+
+    Attributes:
+        low: value at ``start``.
+        high: value at ``stop``.
+        start: pixel.
+        stop: pixel.
+        log: by the logarithm.
+        whole: labels are whole numbers.
+    """
+
+    low: float
+    high: float
+    start: float
+    stop: float
+    log: bool = True
+    whole: bool = False
+
+    def __call__(self, value: float) -> float:
+        """The pixel of a value; of one that is outside, the nearest edge."""
+        low, high = self.low, self.high
+        value = min(max(value, low), high)
+        if self.log:
+            low, high, value = math.log(low), math.log(high), math.log(value)
+        share = (value - low) / (high - low) if high > low else 0.5
+        return self.start + share * (self.stop - self.start)
+
+    def ticks(self) -> list[float]:
+        """Round numbers: powers of ten; what lies between them where there would be few."""
+        if not self.log:
+            found = linear_ticks(self.low, self.high)
+            return [t for t in found if t == round(t)] if self.whole else found
+        first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
+        inside = []
+        for steps in ((1,), (1, 3), (1, 2, 5)):
+            inside = [s * 10.0**e for e in range(first, last + 1) for s in steps]
+            inside = [t for t in inside if self.low * 0.999 <= t <= self.high * 1.001]
+            if len(inside) >= 3:
+                break
+        else:
+            return linear_ticks(self.low, self.high)
+        return inside[:: max(1, len(inside) // 6)]
+
+
+def linear_ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten."""
+    if high <= low:
+        return [low]
+    raw = (high - low) / about
+    unit = 10.0 ** math.floor(math.log10(raw))
+    step = next(s * unit for s in (1, 2, 5, 10) if s * unit >= raw)
+    first = math.ceil(low / step)
+    return [i * step for i in range(first, math.floor(high / step) + 1)]
+
+
+def short(value: float) -> str:
+    """A label of a tick."""
+    if value != 0 and not 1e-3 < abs(value) < 1e5:
+        exponent = math.floor(math.log10(abs(value)) + 1e-9)
+        lead = f"{value / 10**exponent:.0f}·"
+        lead = {"1·": "", "-1·": "-"}.get(lead, lead)
+        return f"{lead}10{_superscript(exponent)}"
+    return f"{value:g}"
+
+
+def _superscript(exponent: int) -> str:
+    return str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+@dataclass
+class Plot:
+    """A plot with two axes; marks are added to it, ``text()`` is the SVG.
+
+    Attributes:
+        title: said by the picture (for readers that do not see it) and shown on hovering.
+        x: horizontal scale, in pixels of the picture.
+        y: vertical scale; its ``start`` is the bottom.
+        width: of the picture.
+        height: of the picture.
+        x_label: under the axis.
+        y_label: above the axis.
+    """
+
+    title: str
+    x: Scale
+    y: Scale
+    width: int
+    height: int
+    x_label: str = ""
+    y_label: str = ""
+    marks: list[str] = field(default_factory=list)
+
+    def line(
+        self, points: Sequence[tuple[float, float]], color: str, *, title: str = "",
+        width: float = 1.5, dashed: bool = False, dots: bool = False,
+    ) -> None:  # fmt: skip
+        """A curve through the points; with ``dots`` each one is marked."""
+        at = [(self.x(a), self.y(b)) for a, b in points if math.isfinite(a) and math.isfinite(b)]
+        if not at:
+            return
+        hover = f"<title>{escape(title)}</title>" if title else ""
+        dash = ' stroke-dasharray="4 3"' if dashed else ""
+        if len(at) > 1:
+            places = " ".join(f"{a:.1f},{b:.1f}" for a, b in at)
+            self.marks.append(
+                f'<polyline points="{places}" fill="none" stroke="{color}" '
+                f'stroke-width="{width}"{dash}>{hover}</polyline>'
+            )
+        if dots or len(at) == 1:
+            self.marks += [
+                f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.2" fill="{color}">{hover}</circle>'
+                for a, b in at
+            ]
+
+    def vertical(self, value: float, color: str, title: str) -> None:
+        """A thin line across the plot."""
+        at = self.x(value)
+        self.marks.append(
+            f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{self.y.start}" y2="{self.y.stop}" '
+            f'stroke="{color}" stroke-dasharray="2 2"><title>{escape(title)}</title></line>'
+        )
+
+    def text(self) -> str:
+        """The picture."""
+        parts = [
+            f'<svg viewBox="0 0 {self.width} {self.height}" width="{self.width}" '
+            f'height="{self.height}" role="img" aria-label="{escape(self.title)}">'
+        ]
+        for tick in self.y.ticks():
+            at = self.y(tick)
+            parts.append(
+                f'<line class="grid" x1="{self.x.start}" x2="{self.x.stop}" y1="{at:.1f}" '
+                f'y2="{at:.1f}"/>'
+                f'<text x="{self.x.start - 5}" y="{at + 3.5:.1f}" text-anchor="end">'
+                f"{escape(short(tick))}</text>"
+            )
+        for tick in self.x.ticks():
+            at = self.x(tick)
+            parts.append(
+                f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{self.y.start}" '
+                f'y2="{self.y.stop}"/>'
+                f'<text x="{at:.1f}" y="{self.y.start + 14}" text-anchor="middle">'
+                f"{escape(short(tick))}</text>"
+            )
+        parts += self.marks
+        if self.x_label:
+            middle = (self.x.start + self.x.stop) / 2
+            parts.append(
+                f'<text class="label" x="{middle}" y="{self.height - 4}" text-anchor="middle">'
+                f"{escape(self.x_label)}</text>"
+            )
+        if self.y_label:
+            parts.append(
+                f'<text class="label" x="{self.x.start}" y="{self.y.stop - 8}">'
+                f"{escape(self.y_label)}</text>"
+            )
+        return "".join(parts) + "</svg>"
+
+
+def thinned(values: Sequence[float]) -> list[tuple[int, float]]:
+    """``(index from 1, value)`` at indices evenly spread on a log axis, the ends included."""
+    n = len(values)
+    if n <= MOST_POINTS:
+        chosen = list(range(1, n + 1))
+    else:
+        step = math.log(n) / (MOST_POINTS - 1)
+        chosen = sorted({round(math.exp(i * step)) for i in range(MOST_POINTS)})
+    return [(i, float(values[i - 1])) for i in chosen]

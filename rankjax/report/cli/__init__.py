@@ -1,0 +1,32 @@
+"""The command line, ``rankjax``."""
+
+from __future__ import annotations
+
+import os
+
+# OpenBLAS threads wait by spinning: beside other work on few cores that is many times slower than
+# one thread. It reads this once, when JAX loads it.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+try:
+    import typer
+except ImportError as error:  # pragma: no cover - needs an environment without the extra
+    raise SystemExit(
+        f"rankjax: {error}. The command line needs: pip install 'rankjax[report]'"
+    ) from None
+
+from rankjax.report.cli._analyze import analyze
+from rankjax.report.cli._certify import certify
+from rankjax.report.cli._compare import compare
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def main() -> None:
+    """Ranks, bounds and guarantees of trained weights."""
+
+
+app.command()(analyze)
+app.command()(compare)
+app.command()(certify)

@@ -1,0 +1,64 @@
+"""``rankjax certify``: a guarantee for a checkpoint."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rankjax.report.cli._opened import opened
+from rankjax.report.cli._options import (
+    ApplyOption,
+    DataOption,
+    LayoutOption,
+    PathArgument,
+    ReferenceOption,
+    SequentialOption,
+)
+from rankjax.report.cli._screen import console
+
+
+class Form(StrEnum):
+    """The inequality of the certificate."""
+
+    kl = "kl"
+    hoeffding = "hoeffding"
+
+
+def certify(
+    path: PathArgument,
+    data: DataOption,
+    apply: ApplyOption = None,
+    sequential: SequentialOption = None,
+    layout: LayoutOption = None,
+    reference: ReferenceOption = None,
+    delta: Annotated[float, typer.Option(help="Probability that the bound fails.")] = 0.01,
+    form: Annotated[Form, typer.Option(help="The inequality.")] = Form.kl,
+    tried: Annotated[
+        int, typer.Option(min=1, help="Architectures or codes tried on this sample.")
+    ] = 1,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write the certificate; - prints it.")
+    ] = None,
+) -> None:
+    """A bound on the true error of a checkpoint, with every constant.
+
+    DATA must be all that the network was trained on; --reference weights must not depend on it.
+    """
+    with opened(path, data, apply, sequential, layout, reference) as (network, x, y):
+        from rankjax.certificates import certify as certify_network
+        from rankjax.certificates import verify
+
+        mine = (network.structure, network.params, x, y)
+        told = {"silu": 1.1} if sequential else None  # what JAX's own function is known to have
+        options = {"apply": network.apply, "reference": network.reference, "activations": told}
+        found = certify_network(*mine, delta=delta, form=form.value, tried=tried, **options)
+        verify(found, *mine, **options)
+        if str(json) == "-":
+            typer.echo(found.to_json())
+            return
+        console().print(str(found), highlight=False, markup=False)
+        if json is not None:
+            json.write_text(found.to_json(), encoding="utf-8")

@@ -1,0 +1,50 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Layout(StrEnum):
+    """How weights are stored."""
+
+    flax = "flax"
+    torch = "torch"
+    equinox = "equinox"
+
+
+PathArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="A safetensors, npz or Flax msgpack file, an Orbax folder, or a folder of safetensors."
+    ),
+]
+LayoutOption = Annotated[
+    Layout | None,
+    typer.Option(
+        help="flax: (in, out), HWIO; torch, equinox: (out, in), OIHW. Default: by the names."
+    ),
+]
+PowerOption = Annotated[
+    list[float], typer.Option("--p", help="Exponent of the Schatten norm; may be repeated.")
+]
+HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write a report, one file.")]
+ReferenceOption = Annotated[
+    Path | None,
+    typer.Option(help="Another checkpoint: measure the difference (fine-tuning, merged LoRA)."),
+]
+DataOption = Annotated[
+    Path, typer.Option(help="npz with x (examples first) and y (integer labels).")
+]
+ApplyOption = Annotated[
+    str | None,
+    typer.Option(help="module:function or file.py:function with function(params, x) -> logits."),
+]
+SequentialOption = Annotated[
+    str | None,
+    typer.Option(help='The network in words, such as "dense relu dense", in place of --apply.'),
+]

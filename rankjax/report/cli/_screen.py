@@ -1,0 +1,56 @@
+"""What a command prints: tables, a bar of progress, errors of one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from rankjax.report.checkpoints import shown
+
+_WIDTH_OF_A_FILE = 220  # where the output is no terminal, nothing is broken into lines
+
+
+def console() -> Console:
+    """Standard output: as wide as the terminal, or wide enough where it is a file."""
+    plain = Console(highlight=False, markup=False)
+    return plain if plain.is_terminal else Console(
+        highlight=False, markup=False, width=_WIDTH_OF_A_FILE
+    )  # fmt: skip
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
+    """A bar on standard error that goes away: call it with (done, total, path)."""
+    columns = (BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(),
+               TextColumn("{task.fields[path]}", markup=False))  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None, path="")
+
+        def progress(done: int, total: int, path: str) -> None:
+            bar.update(task, completed=done, total=total, path=shown(path, 60))
+
+        yield progress
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """What is wrong with the input is one line and exit code 1, never a traceback."""
+    try:
+        yield
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except MemoryError:
+        fail("out of memory")
+    except (ValueError, ImportError) as error:
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    """Print one line on standard error and leave with exit code 1."""
+    typer.echo(f"rankjax: {message}", err=True)
+    raise typer.Exit(1) from None

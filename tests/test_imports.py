@@ -1,0 +1,48 @@
+"""What ``import rankjax`` brings along, and that no floor imports a higher one."""
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FLOORS = ["matrix", "network", "bounds", "certificates", "training", "report"]
+
+
+def imports():
+    """By module, the modules of rankjax that it imports anywhere, functions included."""
+    files = {path.relative_to(ROOT).with_suffix(""): path for path in ROOT.glob("rankjax/**/*.py")}
+    names = {".".join(p.parts).removesuffix(".__init__"): path for p, path in files.items()}
+    found = {}
+    for name, path in names.items():
+        targets = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                inside = {f"{node.module}.{alias.name}" for alias in node.names} & set(names)
+                targets |= inside or {node.module}
+            elif isinstance(node, ast.Import):
+                targets |= {alias.name for alias in node.names}
+        found[name] = (targets & set(names)) - {name}
+    return found
+
+
+def test_no_import_runs_in_a_circle():
+    TopologicalSorter(imports()).prepare()
+
+
+def test_imports_go_down():
+    for name, targets in imports().items():
+        here = [floor for floor in FLOORS if name.startswith(f"rankjax.{floor}")]
+        for target in targets if here else ():
+            there = [floor for floor in FLOORS if target.startswith(f"rankjax.{floor}")]
+            assert there, f"{name} imports {target}"
+            assert FLOORS.index(there[0]) <= FLOORS.index(here[0]), f"{name} imports {target}"
+
+
+def test_the_core_imports_no_extra_and_the_report_none_before_it_is_used():
+    extras = {"flax", "rich", "typer", "msgpack", "safetensors", "tensorstore", "threadpoolctl"}
+    code = (
+        f"import sys, rankjax.report; found = {extras} & set(sys.modules); assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
