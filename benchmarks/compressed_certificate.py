@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankjax.certificates import CompressedNetwork, Schedule, compress
-from rankjax.certificates.compressed import count_errors
+from rankjax.certificates.file import count_errors
 from rankjax.network import describe
 from rankjax.report.datasets import load_mnist
 

@@ -2,10 +2,10 @@
 
 from rankjax.certificates.certificate import Certificate as Certificate
 from rankjax.certificates.certify import certify as certify
-from rankjax.certificates.compressed import CompressedCertificate as CompressedCertificate
-from rankjax.certificates.compressed import CompressedNetwork as CompressedNetwork
-from rankjax.certificates.compressed import compress as compress
-from rankjax.certificates.finetune import Schedule as Schedule
+from rankjax.certificates.file import CompressedCertificate as CompressedCertificate
+from rankjax.certificates.file import CompressedNetwork as CompressedNetwork
+from rankjax.certificates.file import compress as compress
+from rankjax.certificates.file import Schedule as Schedule
 from rankjax.certificates.near import NearCertificate as NearCertificate
 from rankjax.certificates.near import certify_near as certify_near
 from rankjax.certificates.recursion import Recursion as Recursion

@@ -14,7 +14,7 @@ import numpy as np
 from rankjax.certificates import codes
 from rankjax.certificates.certificate import DATA_ASSUMPTIONS, Guarantee, check_confidence
 from rankjax.certificates.codes import Length
-from rankjax.certificates.compressed import CompressedNetwork
+from rankjax.certificates.file import CompressedNetwork
 from rankjax.certificates.forward import ROOM, observe, spectral_norm
 from rankjax.certificates.recursion import trace_recursion
 from rankjax.certificates.weights import read_weights

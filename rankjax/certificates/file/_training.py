@@ -14,8 +14,8 @@ import numpy as np
 from jax import Array
 
 from rankjax.bounds.binary_kl import kl_inverse
-from rankjax.certificates.quantise import STEPS_PER_OCTAVE, rate, round_through
-from rankjax.certificates.stored import Slot, StoredArray
+from rankjax.certificates.file._quantizer import STEPS_PER_OCTAVE, rate, round_through
+from rankjax.certificates.file._format import Slot, StoredArray
 
 _RAMP = 0.3  # share of the training in which the rate's weight rises from 0
 
@@ -83,7 +83,7 @@ def exchange_rate(error: float, nats: float, n: int, delta: float) -> float:
     return float(by_budget / by_error) / n
 
 
-def finetune(
+def train(
     slots: tuple[Slot, ...],
     references: list[np.ndarray],
     latents: list[Latent],
