@@ -4,8 +4,8 @@ from rankjax.certificates.certificate import Certificate as Certificate
 from rankjax.certificates.certify import certify as certify
 from rankjax.certificates.file import CompressedCertificate as CompressedCertificate
 from rankjax.certificates.file import CompressedNetwork as CompressedNetwork
-from rankjax.certificates.file import compress as compress
 from rankjax.certificates.file import Schedule as Schedule
+from rankjax.certificates.file import compress as compress
 from rankjax.certificates.near import NearCertificate as NearCertificate
 from rankjax.certificates.near import certify_near as certify_near
 from rankjax.certificates.recursion import Recursion as Recursion

@@ -158,7 +158,9 @@ def test_contexts_seen_by_reader_and_writer_agree():
 
 
 def test_floats_are_refused():
-    with pytest.raises(ValueError, match="symbols: got dtype float64, must be an array of integers"):
+    with pytest.raises(
+        ValueError, match="symbols: got dtype float64, must be an array of integers"
+    ):
         code_length(np.zeros(3))
 
 

@@ -306,19 +306,15 @@ def test_a_flax_network(tmp_path):
     assert loaded.certificate(forward, x, y).n == 300
 
 
-def test_bad_schedules_are_refused():
-    params, (x, y) = make_params(), make_data()
-    with pytest.raises(ValueError, match=r"schedule.power must be from 0 to 1, got 2"):
-        compress(describe(params), params, apply=apply, x=x, y=y, schedule=Schedule(power=2))
-
-
 def test_bad_arrays_are_refused(network):
     params = make_params()
     structure = describe(params)
     with pytest.raises(ValueError, match=r"params\['step'\]: got dtype int64, must be floating"):
         compress(structure, {**params, "step": jnp.zeros(2, int)})
     params["first"]["bias"] = params["first"]["bias"].at[0].set(jnp.nan)
-    with pytest.raises(ValueError, match=r"params\['first/bias'\]: got infinities or NaN, must be finite"):
+    with pytest.raises(
+        ValueError, match=r"params\['first/bias'\]: got infinities or NaN, must be finite"
+    ):
         compress(structure, params)
     x, y = make_data()
     with pytest.raises(ValueError, match="tried: got 0, must be an integer >= 1"):
