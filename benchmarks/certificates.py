@@ -58,8 +58,12 @@ NOISE = tuple(float(s) for s in np.geomspace(0.003, 0.3, 9))
 
 
 def stay_near(task: Task, params: Any, settings: Settings) -> Any:
-    """Train the real numbers on for an epoch, with steps so small that they stay close."""
-    optimizer = optax.sgd(1e-4)
+    """Train the real numbers on for an epoch, with steps so small that they stay close.
+
+    The distances are coded by their logarithms, so tiny ones cost no more than large ones, but a
+    large one moves the margins that are counted.
+    """
+    optimizer = optax.sgd(1e-6)
 
     def loss(params, x, y):
         logits = task.apply(params, x)
