@@ -12,7 +12,7 @@ images alone (each pooled and scaled to norm 1 by itself; nothing else is fitted
 - ``Gaussian``: ``pac_bayes_gaussian`` around the certificate-trained network: the statement is
   about the network with noise on its weights. Its prior is centred at 0.
 
-    python benchmarks/certificates.py                     # about 45 minutes on 2 cores
+    python benchmarks/certificates.py                     # about an hour on 2 cores
     python benchmarks/certificates.py --seeds 0 --architectures cnn
 """
 

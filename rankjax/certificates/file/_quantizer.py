@@ -77,7 +77,7 @@ def rate(values: ArrayLike, /) -> Array:
     many.
 
     Args:
-        values: floating point numbers in units of the quantiser's step.
+        values: floating point numbers in units of the quantizer's step.
 
     Returns:
         A scalar of the same dtype. Differentiable almost everywhere; at integers and beyond

@@ -44,11 +44,11 @@ class Schedule:
         ValueError: a field out of range.
     """
 
-    epochs: int = 40
+    epochs: int = 120
     batch_size: int = 250
     learning_rate: float = 0.05
-    rate_weight: float = 2.0
-    power: float = 0.5
+    rate_weight: float = 1.5
+    power: float = 0.7
     optimizer: Any = None
     seed: int = 0
 

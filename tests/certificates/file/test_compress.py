@@ -237,7 +237,7 @@ def test_ties_and_nan_are_errors():
 
 
 def test_examples_are_evaluated_one_by_one():
-    # A network that normalises over its batch would see all labels' inputs; here it cannot.
+    # A network that normalizes over its batch would see all labels' inputs; here it cannot.
     x, y = make_data(n=64)
     leaking = count_errors(lambda p, x: (x - x.mean(0))[:, :3], {}, x, y)
     assert leaking == 64
