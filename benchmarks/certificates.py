@@ -5,8 +5,8 @@ images alone (each pooled and scaled to norm 1 by itself; nothing else is fitted
 
 - ``plain``, ``weight decay``, ``certificate``: three ways to train, certified by ``certify``: the
   statement is about the trained network itself;
-- ``the file``: the plainly trained network, trained on as integers by ``compress``: the statement is
-  about the integers as they are stored (section "compressed" of the docs);
+- ``the file``: the plainly trained network, trained on as integers by ``compress``: the statement
+  is about the integers as they are stored (section "compressed" of the docs);
 - ``near a file``: the integers, trained on as real numbers close to them, certified by
   ``certify_near``: the statement is about the real network;
 - ``Gaussian``: ``pac_bayes_gaussian`` around the certificate-trained network: the statement is
