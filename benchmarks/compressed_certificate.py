@@ -30,7 +30,7 @@ from results import headline, write_results
 
 from examples.datasets import load_mnist
 from rankjax.certificates import CompressedNetwork, Schedule, compress
-from rankjax.certificates.compressed import count_errors
+from rankjax.certificates.file import count_errors
 from rankjax.network import describe
 
 DIRECTIONS = 8

@@ -15,7 +15,7 @@ import optax
 from flax import nnx
 
 from examples.datasets import Dataset
-from rankjax.certificates import Recursion, certify, surrogate, trace_recursion, verify
+from rankjax.certificates import Network, certify, surrogate, trace_network, verify
 from rankjax.network import Structure, describe
 from rankjax.training import proximal_schatten
 
@@ -125,7 +125,7 @@ class Task:
     apply: Callable[[Any, Any], jax.Array]
     initial: Any
     structure: Structure
-    recursion: Recursion
+    network: Network
     x: jax.Array
     y: jax.Array
     x_test: jax.Array
@@ -143,9 +143,9 @@ def make_task(data: Dataset, settings: Settings) -> Task:
         return nnx.merge(graph, params)(x)
 
     structure = describe(initial, apply=apply, example=x[:1])
-    recursion = trace_recursion(apply, initial, x[:1])
+    network = trace_network(apply, initial, x[:1])
     arrays = (jnp.asarray(a) for a in (x, data.y_train, x_test, data.y_test))
-    return Task(apply, initial, structure, recursion, *arrays)
+    return Task(apply, initial, structure, network, *arrays)
 
 
 def train(task: Task, route: str, settings: Settings, progress: Progress | None = None) -> Any:
@@ -158,8 +158,7 @@ def train(task: Task, route: str, settings: Settings, progress: Progress | None 
     warm = settings.epochs
     if route == "certificate":
         warm = round(settings.warm_up * settings.epochs)
-    coded = (*task.recursion.matrices, *task.recursion.biases)
-    bits = dict.fromkeys(coded, jnp.asarray(settings.precision))
+    bits = dict.fromkeys(task.network.leaves.paths, jnp.asarray(settings.precision))
 
     def entropy(params: Any, bits: Any, x: jax.Array, y: jax.Array) -> jax.Array:
         del bits
@@ -168,8 +167,8 @@ def train(task: Task, route: str, settings: Settings, progress: Progress | None 
 
     def certified(params: Any, bits: Any, x: jax.Array, y: jax.Array) -> jax.Array:
         return surrogate(
-            task.structure, task.recursion, params, x, y, apply=task.apply, precision=bits,
-            n=len(task.x), delta=settings.delta, temperature=settings.temperature,
+            task.network, params, x, y, precision=bits, n=len(task.x), delta=settings.delta,
+            temperature=settings.temperature,
         ).value  # fmt: skip
 
     def optimizer(peak: float, epochs: int, decay: float = 0.0) -> optax.GradientTransformation:

@@ -3,10 +3,10 @@
 from rankjax.certificates._near import NearCertificate as NearCertificate
 from rankjax.certificates._near import certify_near as certify_near
 from rankjax.certificates._near import verify_near as verify_near
-from rankjax.certificates.compressed import CompressedCertificate as CompressedCertificate
-from rankjax.certificates.compressed import CompressedNetwork as CompressedNetwork
-from rankjax.certificates.compressed import compress as compress
-from rankjax.certificates.finetune import Schedule as Schedule
+from rankjax.certificates.file import CompressedCertificate as CompressedCertificate
+from rankjax.certificates.file import CompressedNetwork as CompressedNetwork
+from rankjax.certificates.file import Schedule as Schedule
+from rankjax.certificates.file import compress as compress
 from rankjax.certificates.theorem import Certificate as Certificate
 from rankjax.certificates.theorem import GuardReport as GuardReport
 from rankjax.certificates.theorem import LeafCode as LeafCode

@@ -12,8 +12,14 @@ import numpy as np
 
 from rankjax.certificates._guarantee import Guarantee, check_confidence, check_integer
 from rankjax.certificates._lengths import Length, one_of, total
-from rankjax.certificates.compressed import CompressedNetwork
-from rankjax.certificates.theorem._certificate import aligned, check_distances, headline, record
+from rankjax.certificates.file import CompressedNetwork
+from rankjax.certificates.theorem._certificate import (
+    aligned,
+    check_distances,
+    headline,
+    record,
+    without_repeats,
+)
 from rankjax.certificates.theorem._counting import Counter
 from rankjax.certificates.theorem._distances import distances_length
 from rankjax.certificates.theorem._neighbor import Problem, weights_of
@@ -53,9 +59,9 @@ class NearCertificate(Guarantee):
                 integers.
         """
         try:
-            found = json.loads(text)
-        except (json.JSONDecodeError, RecursionError, TypeError) as error:
-            raise ValueError(f"text: not a certificate ({error})") from None
+            found = json.loads(text, object_pairs_hook=without_repeats)
+        except (ValueError, RecursionError, TypeError) as error:
+            raise ValueError(f"text: must be the JSON of a certificate ({error})") from None
         found = record(found, {field.name for field in fields(cls)} | {"nats"}, "text")
         del found["nats"]
         for name in ("distances", "assumptions"):

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from rankjax._jax_internals import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from rankjax._jax_internals import ClosedJaxpr, Jaxpr, JaxprEqn
 from rankjax.network.axes import View
 from rankjax.network.convolution import Convolution, Window
 

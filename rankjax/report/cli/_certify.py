@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -20,13 +19,6 @@ from rankjax.report.cli._options import (
 from rankjax.report.cli._screen import console
 
 
-class Form(StrEnum):
-    """The inequality of the certificate."""
-
-    kl = "kl"
-    hoeffding = "hoeffding"
-
-
 def certify(
     path: PathArgument,
     data: DataOption,
@@ -35,7 +27,6 @@ def certify(
     layout: LayoutOption = None,
     reference: ReferenceOption = None,
     delta: Annotated[float, typer.Option(help="Probability that the bound fails.")] = 0.01,
-    form: Annotated[Form, typer.Option(help="The inequality.")] = Form.kl,
     tried: Annotated[
         int, typer.Option(min=1, help="Architectures or codes tried on this sample.")
     ] = 1,
@@ -52,9 +43,8 @@ def certify(
         from rankjax.certificates import verify
 
         mine = (network.structure, network.params, x, y)
-        told = {"silu": 1.1} if sequential else None  # what JAX's own function is known to have
-        options = {"apply": network.apply, "reference": network.reference, "activations": told}
-        found = certify_network(*mine, delta=delta, form=form.value, tried=tried, **options)
+        options = {"apply": network.apply, "reference": network.reference}
+        found = certify_network(*mine, delta=delta, tried=tried, **options)
         verify(found, *mine, **options)
         if str(json) == "-":
             typer.echo(found.to_json())

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankjax.bounds.binary_kl import kl_inverse
-from rankjax.certificates.compressed import compress, count_errors
-from rankjax.certificates.finetune import Schedule
+from rankjax.certificates.file import Schedule, compress, count_errors
 from rankjax.network import describe
 
 DELTA = 0.1

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rankjax.certificates.finetune import Latent
-from rankjax.certificates.quantise import STEPS_PER_OCTAVE, grid_exponent, grid_step
-from rankjax.certificates.stored import Slot
+from rankjax.certificates.file._format import Slot
+from rankjax.certificates.file._quantizer import STEPS_PER_OCTAVE, grid_exponent, grid_step
+from rankjax.certificates.file._training import Latent
 
 _RANKS = 8  # how many ranks are tried for one matrix
 

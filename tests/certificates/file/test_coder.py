@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankjax.certificates import symbols as model
-from rankjax.certificates.coding import Decoder, Encoder, integer_bits, integer_nats
-from rankjax.certificates.symbols import code_length, coin_nats, read_symbols, write_symbols
+from rankjax.certificates.file import _symbols as model
+from rankjax.certificates.file._coder import Decoder, Encoder, integer_bits, integer_nats
+from rankjax.certificates.file._symbols import code_length, coin_nats, read_symbols, write_symbols
 
 
 def encoded(array: np.ndarray) -> bytes:
@@ -158,12 +158,14 @@ def test_contexts_seen_by_reader_and_writer_agree():
 
 
 def test_floats_are_refused():
-    with pytest.raises(ValueError, match="symbols must be an array of integers, got dtype float64"):
+    with pytest.raises(
+        ValueError, match="symbols: got dtype float64, must be an array of integers"
+    ):
         code_length(np.zeros(3))
 
 
 def test_data_that_end_early_are_refused():
-    with pytest.raises(ValueError, match="behind the end of the data"):
+    with pytest.raises(ValueError, match="past the end of the data"):
         Decoder(b"").read_integer()
     rng = np.random.default_rng(5)
     data = encoded(rng.integers(-9, 9, size=200))

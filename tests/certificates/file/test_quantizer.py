@@ -1,4 +1,4 @@
-"""The quantiser, its straight-through gradient, and the code length as a loss term."""
+"""The grid of steps, rounding with its gradient, and the code length as a loss term."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankjax.certificates.quantise import grid_exponent, grid_step, quantise, rate, round_through
-from rankjax.certificates.symbols import code_length, coin_nats
+from rankjax.certificates.file._quantizer import grid_exponent, grid_step, rate, round_through
+from rankjax.certificates.file._symbols import code_length, coin_nats
 
 jit_rate = jax.jit(rate)
 gradient_of_rate = jax.jit(jax.grad(rate))
@@ -24,36 +24,9 @@ def test_grid_steps_are_powers_of_two_to_the_last_digit(exponent):
     assert grid_exponent(grid_step(exponent)) == exponent
 
 
-@settings(deadline=None)
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30), st.sampled_from([0.25, 1.0, 3.0]))
-def test_quantiser_is_within_half_a_step_and_odd(values, step):
-    values = np.array(values)
-    symbols = quantise(values, step=step)
-    assert np.all(np.abs(symbols * step - values) <= step / 2 * (1 + 1e-9))
-    np.testing.assert_array_equal(quantise(-values, step=step), -symbols)
-
-
-def test_dead_zone_only_adds_zeros():
-    values = np.linspace(-3, 3, 241)
-    plain, wide = quantise(values, step=0.5), quantise(values, step=0.5, dead_zone=0.25)
-    np.testing.assert_array_equal(wide[wide != 0], plain[wide != 0])
-    # half a step and a quarter: 0.375; without it 0.25
-    assert np.abs(values[wide == 0]).max() == pytest.approx(0.35)
-    assert np.abs(values[plain == 0]).max() == pytest.approx(0.225)
-    assert code_length(wide) < code_length(plain)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"step": 0.0}, "step must be > 0"),
-        ({"step": 1.0, "dead_zone": 0.6}, "dead_zone must be from 0 to 1/2, got 0.6"),
-        ({"step": 1e-200}, "less than 2\\^53 steps"),
-    ],
-)
-def test_bad_quantisers_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        quantise([1.0], **arguments)
+def test_a_step_is_positive():
+    with pytest.raises(ValueError, match="step must be > 0, got 0"):
+        grid_exponent(0)
 
 
 def test_rounding_passes_gradients_through():

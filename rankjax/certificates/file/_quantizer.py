@@ -1,4 +1,4 @@
-"""Uniform quantisation with straight-through gradients, and its code length as a loss term."""
+"""The grid of steps, rounding with straight-through gradients, and the code length as a loss."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -39,7 +38,7 @@ def grid_step(exponent: int, /) -> float:
 
 
 def grid_exponent(step: float, /) -> int:
-    """The exponent of the grid step next to ``step``.
+    """The exponent of the grid step nearest to ``step``, in octaves.
 
     Example:
         >>> grid_exponent(0.5), grid_exponent(1.45)
@@ -49,44 +48,10 @@ def grid_exponent(step: float, /) -> int:
     return round(STEPS_PER_OCTAVE * math.log2(step))
 
 
-def quantise(values: ArrayLike, /, *, step: float, dead_zone: float = 0.0) -> np.ndarray:
-    r"""The symbols of a mid-tread quantiser: ``values`` is near ``step`` times them.
-
-    ``sign(v) floor(|v|/step + 1/2)``, and 0 wherever ``|v|/step < 1/2 + dead_zone``: a wider zone
-    of zeros costs precision and saves code.
-
-    Args:
-        values: floating point numbers.
-        step: distance between two levels, positive.
-        dead_zone: how much wider the zone of zeros is on either side, in steps; from 0 to 1/2.
-
-    Returns:
-        int64, the shape of ``values``.
-
-    Raises:
-        ValueError: ``step <= 0``, ``dead_zone`` outside [0, 1/2], or values that are not finite.
-
-    Example:
-        >>> quantise([-1.2, 0.26, 0.9], step=0.5).tolist()
-        [-2, 1, 2]
-        >>> quantise([-1.2, 0.26, 0.9], step=0.5, dead_zone=0.25).tolist()
-        [-2, 0, 2]
-    """
-    positive(step, "step")
-    if not 0 <= dead_zone <= 0.5:
-        raise ValueError(f"dead_zone must be from 0 to 1/2, got {dead_zone!r}")
-    scaled = np.asarray(values, np.float64) / step
-    if not np.all(np.abs(scaled) < 2**53):
-        raise ValueError("values must be finite, and less than 2^53 steps")
-    magnitudes = np.floor(np.abs(scaled) + 0.5)
-    magnitudes = np.where(np.abs(scaled) < 0.5 + dead_zone, 0, magnitudes)
-    return (np.sign(scaled) * magnitudes).astype(np.int64)
-
-
 def round_through(values: ArrayLike, /) -> Array:
     """Values rounded to integers, with the derivative of the identity (Bengio et al. 2013).
 
-    Halves are rounded to the even neighbour. Every mode of differentiation; first order only: the
+    Halves are rounded to the even neighbor. Every mode of differentiation; first order only: the
     second derivative is 0.
 
     Example:
@@ -101,7 +66,7 @@ def round_through(values: ArrayLike, /) -> Array:
 def rate(values: ArrayLike, /) -> Array:
     r"""Nats that ``write_symbols`` would take for these numbers if they were integers: a loss term.
 
-    Between integers every entry counts as both its neighbours, in proportion to its nearness: the
+    Between integers every entry counts as both its neighbors, in proportion to its nearness: the
     number of magnitudes ``>= m`` becomes ``sum clip(|v| - m + 1, 0, 1)``, and the adaptive code's
     length is taken at these counts,
 
@@ -112,7 +77,7 @@ def rate(values: ArrayLike, /) -> Array:
     many.
 
     Args:
-        values: floating point numbers in units of the quantiser's step.
+        values: floating point numbers in units of the quantizer's step.
 
     Returns:
         A scalar of the same dtype. Differentiable almost everywhere; at integers and beyond

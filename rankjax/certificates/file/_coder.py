@@ -1,10 +1,10 @@
-"""An arithmetic coder in integer arithmetic, and a self-delimiting code of the integers.
+"""An arithmetic coder in integer arithmetic, and a self-delimiting code for integers.
 
-The coder is told for every symbol which share of an interval is its own, as integers ``start <=
-symbol < stop`` of ``total``; a message costs ``sum log(total / (stop - start))`` nats and at most
-three bits more. No floating-point number takes part, so that two machines read the same message.
+For every symbol the coder is given the symbol's share of an interval, as integers ``start <= value
+< stop`` of ``total``; a message costs ``sum log(total / (stop - start))`` nats and at most three
+bits more. No floating-point number takes part, so all machines read the same message.
 
-Messages are self-delimiting: ``finish`` writes so many bits that no continuation of them could be
+Messages are self-delimiting: ``finish`` writes enough bits that no continuation of them could be
 read as another message, and ``Decoder`` knows from the symbols alone where the message ends. Hence
 the lengths of all messages that one procedure can write satisfy Kraft's inequality.
 """
@@ -67,7 +67,7 @@ class Encoder:
             self._high = 2 * self._high + 1
 
     def write_bit(self, bit: int) -> None:
-        """Write 0 or 1 for one bit."""
+        """Write 0 or 1, at the cost of one bit."""
         self.write(bit, bit + 1, 2)
 
     def write_integer(self, value: int) -> None:
@@ -76,8 +76,8 @@ class Encoder:
             self.write_bit(int(bit))
 
     def finish(self) -> bytes:
-        """The message, filled up with zeros to whole bytes."""
-        # A quarter of the whole range that lies inside the interval: all that follows stays there.
+        """The message, padded with zeros to whole bytes."""
+        # One quarter of the range lies inside the interval: whatever follows stays in it.
         self._pending += 1
         self._put(0 if self._low < _QUARTER else 1)
         bits = self._bits + [0] * (-len(self._bits) % 8)
@@ -93,7 +93,7 @@ class Decoder:
     """Reads what ``Encoder`` wrote, by the same sequence of questions.
 
     Raises:
-        ValueError: the message goes on behind the end of the data, which no ``Encoder`` writes.
+        ValueError: the message continues past the end of the data, which no ``Encoder`` writes.
     """
 
     def __init__(self, data: bytes):
@@ -104,12 +104,12 @@ class Decoder:
             self._value = 2 * self._value + self._next()
 
     def target(self, total: int) -> int:
-        """The number below ``total`` that tells the next symbol; then call ``take``."""
+        """The number below ``total`` that identifies the next symbol; then call ``take``."""
         size = self._high - self._low + 1
         return ((self._value - self._low + 1) * total - 1) // size
 
     def take(self, start: int, stop: int, total: int) -> None:
-        """Go behind the symbol that owns ``start <= target < stop``."""
+        """Move past the symbol that owns ``start <= target < stop``."""
         size = self._high - self._low + 1
         self._high = self._low + size * stop // total - 1
         self._low += size * start // total
@@ -127,13 +127,13 @@ class Decoder:
             self._value = 2 * (self._value - shift) + self._next()
 
     def read_bit(self) -> int:
-        """A bit that was written for one bit."""
+        """A bit that ``write_bit`` wrote."""
         bit = self.target(2)
         self.take(bit, bit + 1, 2)
         return bit
 
     def read_uniform(self, total: int) -> int:
-        """A number below ``total`` that was written for ``log total``."""
+        """A number below ``total``, all of them equally likely."""
         number = self.target(total)
         self.take(number, number + 1, total)
         return number
@@ -155,7 +155,7 @@ class Decoder:
     def _next(self) -> int:
         place, self._place = self._place, self._place + 1
         if place >= 8 * len(self._data) + _BITS:
-            raise ValueError("data: the message goes on behind the end of the data")
+            raise ValueError("data: the message continues past the end of the data")
         if place >= 8 * len(self._data):
             return 0
         return self._data[place // 8] >> (7 - place % 8) & 1

@@ -2,7 +2,7 @@
 
 A file is a checksum of four bytes and the message of an arithmetic coder. What is fixed before the
 data are seen is not in it: the paths, shapes and dtypes of the arrays, which of them are matrices,
-and the reference values they are counted from. All of that goes into the checksum, so that a file
+and the reference values from which they are counted. All of that goes into the checksum, so a file
 of another network is refused. For each array, in the order of the tree:
 
 - its kind: the reference unchanged, integers times a step, or (matrices only) a product of two
@@ -10,14 +10,21 @@ of another network is refused. For each array, in the order of the tree:
 - the step's exponent on the grid ``2^{j/8}`` (Elias' delta code), the rank (all equally likely);
 - its integers, by ``write_symbols``.
 
-Messages are self-delimiting, so the file lengths obey Kraft's inequality: a file of N bits costs
-``N log 2`` nats and nothing for its length. The value of an array is computed in integers and
-float64.
+What a file costs. The decoder asks these questions in order; the answers so far determine the next
+question and where the message ends. So no message begins another one (see ``_coder``), and by
+Kraft's inequality ``sum 2^-bits <= 1`` over all messages, ``bits`` counting the message alone. The
+decoded network is a function of the message; the checksum is a function of the message and of what
+is fixed beforehand, so it makes no two files of one message. The union bound runs over messages
+with the weights ``2^-bits``, and a certificate pays ``bits log 2`` nats: nothing for the checksum,
+nothing for the length of the file.
+
+The value of an array is computed in integers and float64.
 """
 
 from __future__ import annotations
 
 import math
+import numbers
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -26,15 +33,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankjax.certificates.coding import Decoder, Encoder, integer_nats
-from rankjax.certificates.quantise import grid_step
-from rankjax.certificates.symbols import (
+from rankjax.certificates.file._coder import Decoder, Encoder, integer_nats
+from rankjax.certificates.file._quantizer import grid_step
+from rankjax.certificates.file._symbols import (
     code_length,
     read_symbols,
     shortest_way,
     write_symbols,
 )
-from rankjax.network.paths import array_paths, split_arrays
+from rankjax.network.paths import array_paths, paths_and_leaves, split_arrays
 from rankjax.network.structure import Layer, Structure
 
 FORMAT = "rankjax compressed network, format 1"
@@ -133,7 +140,7 @@ class StoredArray:
         return total + (math.log(slot.full_rank) if self.rank else 0.0)
 
     def simplified(self, slot: Slot) -> StoredArray:
-        """The shortest code of the same value among those that are easily seen."""
+        """The shorter of the product and its entries, without columns that are zero."""
         if len(self.symbols) == 2:
             out, in_ = self.symbols
             used = np.any(out != 0, axis=(0, 1, 2)) & np.any(in_ != 0, axis=(0, 1, 3))
@@ -149,44 +156,57 @@ def slots_of(structure: Structure, like: Any) -> tuple[Slot, ...]:
     """The arrays of a tree, in its order.
 
     Raises:
-        ValueError: an array does not hold floating point numbers, or ``like`` does not have the
-            matrices of ``structure``.
+        ValueError: ``structure`` is none or has other matrices; two leaves have one path; a leaf is
+            a number outside an array, or an array of anything but floating-point numbers.
     """
+    if not isinstance(structure, Structure):
+        raise ValueError(
+            f"structure: got {type(structure).__name__}, must be a Structure from describe(params)"
+        )
     structure.leaves(like)
     layers = {layer.path: layer for layer in structure.spec}
-    arrays, _ = split_arrays(like)
-    slots = []
-    for path, leaf in zip(array_paths(like), arrays, strict=True):
+    slots: dict[str, Slot] = {}
+    for path, leaf in paths_and_leaves(like):
+        if not hasattr(leaf, "shape"):
+            # Functions and names belong to the architecture; a number could have been trained.
+            if isinstance(leaf, numbers.Number):
+                raise ValueError(
+                    f"params[{path!r}]: got the Python number {leaf!r}, must be an array: "
+                    "a number outside an array is not stored, so it cannot be certified"
+                )
+            continue
+        if path in slots:
+            raise ValueError(f"params: got two leaves with the path {path!r}, paths must differ")
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(
-                f"params[{path!r}] has dtype {leaf.dtype}; only floating point arrays can be "
-                "stored: leave others out of the tree and close over them in apply"
+                f"params[{path!r}]: got dtype {leaf.dtype}, must be floating point: "
+                "leave other arrays out of the tree and close over them in apply"
             )
-        slots.append(Slot(path, tuple(leaf.shape), str(leaf.dtype), layers.get(path)))
-    return tuple(slots)
+        slots[path] = Slot(path, tuple(leaf.shape), str(leaf.dtype), layers.get(path))
+    return tuple(slots.values())
 
 
 def references_of(slots: tuple[Slot, ...], reference: Any) -> list[np.ndarray]:
-    """The arrays that are counted from, zeros where ``reference`` is ``None``.
+    """The arrays to count from, zeros where ``reference`` is ``None``.
 
     Raises:
         ValueError: ``reference`` has other arrays, or not finite ones.
     """
     if reference is None:
         return [np.zeros(slot.shape, jnp.dtype(slot.dtype)) for slot in slots]
-    arrays = [np.asarray(a) for a in jax.device_get(split_arrays(reference)[0])]
+    arrays = [np.array(a) for a in jax.device_get(split_arrays(reference)[0])]
     got = [
         (path, a.shape, str(a.dtype))
         for path, a in zip(array_paths(reference), arrays, strict=True)
     ]
     if got != [(slot.path, slot.shape, slot.dtype) for slot in slots]:
         raise ValueError(
-            f"reference must have the paths, shapes and dtypes of params, "
-            f"{[(slot.path, slot.shape, slot.dtype) for slot in slots]}, got {got}"
+            f"reference: got {got}, must have the paths, shapes and dtypes of params, "
+            f"{[(slot.path, slot.shape, slot.dtype) for slot in slots]}"
         )
     for path, array in zip(array_paths(reference), arrays, strict=True):
         if not np.all(np.isfinite(array.astype(np.float64))):
-            raise ValueError(f"reference[{path!r}] must be finite")
+            raise ValueError(f"reference[{path!r}]: got infinities or NaN, must be finite")
     return arrays
 
 
@@ -221,6 +241,11 @@ def pack(
     return zlib.crc32(message, seed).to_bytes(CHECKSUM_BYTES, "big") + message
 
 
+def message_bits(data: bytes) -> int:
+    """What a file costs in a certificate: the bits of its message, without the checksum."""
+    return 8 * (len(data) - CHECKSUM_BYTES)
+
+
 def unpack(slots: tuple[Slot, ...], data: bytes, seed: int) -> list[StoredArray]:
     """Undo ``pack``.
 
@@ -238,9 +263,9 @@ def unpack(slots: tuple[Slot, ...], data: bytes, seed: int) -> list[StoredArray]
         array, of_array = _read(decoder, slot)
         arrays.append(array)
         ways += of_array
-    # The checksum may be right by chance; only what `pack` writes is in the code.
+    # The checksum may be right by chance; the code consists of what `pack` writes alone.
     if pack(slots, arrays, seed, ways) != data:
-        raise ValueError("not a compressed network: the message is none that would be written")
+        raise ValueError("not a compressed network: no network is written as this message")
     return arrays
 
 

@@ -1,4 +1,4 @@
-"""Train the integers of a stored network: error against code length, straight through rounding."""
+"""Train the integers of a stored network: errors against code length, through rounding."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ import numpy as np
 from jax import Array
 
 from rankjax.bounds.binary_kl import kl_inverse
-from rankjax.certificates.quantise import STEPS_PER_OCTAVE, rate, round_through
-from rankjax.certificates.stored import Slot, StoredArray
+from rankjax.certificates.file._checks import check_count, check_number
+from rankjax.certificates.file._format import Slot, StoredArray
+from rankjax.certificates.file._quantizer import STEPS_PER_OCTAVE, rate, round_through
 
-_RAMP = 0.3  # share of the training in which the rate's weight rises from 0
+_WARM_UP = 0.05  # share of the training in which the learning rate rises from 0
+_RAMP = 0.2  # share in which the rate's weight rises from 0
+_DECAY = 0.7  # share at the end in which the learning rate falls to 0
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,9 @@ class Schedule:
 
     Attributes:
         epochs: passes over the sample.
-        batch_size: examples a step.
-        learning_rate: peak of Adam's one-cycle schedule, in steps of the quantiser.
+        batch_size: examples per step.
+        learning_rate: of Adam, in steps of the quantizer; held for the first half of the training,
+            while the noise of rounding lets the integers move, then lowered to 0 along a cosine.
         rate_weight: factor of the code length's weight; at 1 it is the certificate's own exchange
             rate between errors and nats. More pays where the training still gains on the errors.
         power: q of the loss ``(1 - softmax_y^q) / q`` (Zhang and Sabuncu 2018): 0 is cross-entropy,
@@ -35,15 +39,26 @@ class Schedule:
             drawn from the softmax, which gives them up.
         optimizer: an Optax transformation instead of that Adam.
         seed: order of the examples.
+
+    Raises:
+        ValueError: a field out of range.
     """
 
-    epochs: int = 20
+    epochs: int = 120
     batch_size: int = 250
     learning_rate: float = 0.05
-    rate_weight: float = 2.0
-    power: float = 0.5
+    rate_weight: float = 1.5
+    power: float = 0.7
     optimizer: Any = None
     seed: int = 0
+
+    def __post_init__(self):
+        check_count(self.epochs, "schedule.epochs")
+        check_count(self.batch_size, "schedule.batch_size")
+        check_count(self.seed, "schedule.seed", least=0)
+        check_number(self.learning_rate, "schedule.learning_rate", above=0)
+        check_number(self.rate_weight, "schedule.rate_weight", least=0)
+        check_number(self.power, "schedule.power", least=0, most=1)
 
 
 @dataclass(frozen=True)
@@ -83,7 +98,7 @@ def exchange_rate(error: float, nats: float, n: int, delta: float) -> float:
     return float(by_budget / by_error) / n
 
 
-def finetune(
+def train(
     slots: tuple[Slot, ...],
     references: list[np.ndarray],
     latents: list[Latent],
@@ -117,17 +132,12 @@ def finetune(
     """
     import optax
 
-    if not 0 <= schedule.power <= 1:
-        raise ValueError(f"schedule.power must be from 0 to 1, got {schedule.power!r}")
     n, size = len(y), min(schedule.batch_size, len(y))
     per_epoch = n // size
     steps = per_epoch * schedule.epochs
     optimizer = schedule.optimizer
     if optimizer is None:
-        rates = optax.cosine_onecycle_schedule(
-            steps, schedule.learning_rate, pct_start=0.2, final_div_factor=1e3
-        )
-        optimizer = optax.adam(rates, b2=0.99)
+        optimizer = optax.adam(partial(_rate_at, schedule.learning_rate, steps), b2=0.99)
     fixed = [jnp.asarray(r) for r in references]
 
     def loss(trained, batch_x, batch_y, weight):
@@ -175,6 +185,13 @@ def finetune(
         error, nats = consider(rounded)
         per_error = float(cost) / max(error, 1 / n)
         weight = schedule.rate_weight * per_error * exchange_rate(error, nats, n, delta)
+
+
+def _rate_at(peak: float, steps: int, step: Any) -> Array:
+    """Up to the peak, there for half of the training, down to 0 along a cosine."""
+    done = jnp.asarray(step, jnp.float32) / steps
+    left = jnp.clip((1 - done) / _DECAY, 0, 1)
+    return peak * jnp.minimum(done / _WARM_UP, 0.5 - 0.5 * jnp.cos(jnp.pi * left))
 
 
 def _through(slot: Slot, latent: Latent, reference: Array, learn_steps: bool) -> Array:

@@ -8,7 +8,7 @@ whatever order they come, about the empirical entropy and ``log(a + b)/2``: no t
 is stored.
 
 The first question may have more coins than one: one for each index along one axis (channels that
-are used much or little), or one for each number of non-zero neighbours already written. Which of
+are used much or little), or one for each number of non-zero neighbors already written. Which of
 these an array uses is written before it, and the shortest is taken.
 """
 
@@ -20,10 +20,10 @@ from collections import defaultdict
 
 import numpy as np
 
-from rankjax.certificates.coding import Decoder, Encoder, integer_nats
+from rankjax.certificates.file._coder import Decoder, Encoder, integer_nats
 
 LEVELS = 15  # magnitudes above are written as integers
-_MAX_NEIGHBOURS = 2
+_MAX_NEIGHBORS = 2
 
 
 def code_length(symbols: np.ndarray, /) -> float:
@@ -47,7 +47,7 @@ def shortest_way(symbols: np.ndarray, /) -> int:
     """Which coins tell the zeros in the fewest nats.
 
     0: a single one; ``1 + a``: one for each index along axis a; ``ndim + 1``: one for each number
-    of non-zero neighbours.
+    of non-zero neighbors.
     """
     return min(range(_ways(symbols.ndim)), key=lambda way: _zeros_length(symbols, way))
 
@@ -86,7 +86,7 @@ def read_symbols(decoder: Decoder, shape: tuple[int, ...], /) -> tuple[np.ndarra
     way = decoder.read_uniform(_ways(len(shape)))
     coins: dict[object, list[int]] = defaultdict(lambda: [0, 0])
     symbols = np.zeros(shape, np.int64)
-    # One entry more in front of every axis: neighbours outside the array are zero.
+    # One entry more in front of every axis: neighbors outside the array are zero.
     padded = np.zeros([n + 1 for n in shape], bool)
     for index in np.ndindex(*shape):
         if not _read_coin(decoder, coins[_context(padded, index, way)]):
@@ -113,7 +113,7 @@ def integer_array(symbols: np.ndarray) -> np.ndarray:
     """
     array = np.asarray(symbols)
     if array.dtype.kind not in "iu":
-        raise ValueError(f"symbols must be an array of integers, got dtype {array.dtype}")
+        raise ValueError(f"symbols: got dtype {array.dtype}, must be an array of integers")
     return array.astype(np.int64)
 
 
@@ -145,7 +145,7 @@ def _contexts(nonzero: np.ndarray, way: int) -> np.ndarray:
         before = [slice(1, None)] * nonzero.ndim
         before[axis] = slice(None, -1)
         count += padded[tuple(before)]
-    return np.minimum(count, _MAX_NEIGHBOURS)
+    return np.minimum(count, _MAX_NEIGHBORS)
 
 
 def _context(padded: np.ndarray, index: tuple[int, ...], way: int) -> int:
@@ -157,7 +157,7 @@ def _context(padded: np.ndarray, index: tuple[int, ...], way: int) -> int:
     count = 0
     for axis in range(len(index)):
         count += int(padded[tuple(i + (d != axis) for d, i in enumerate(index))])
-    return min(count, _MAX_NEIGHBOURS)
+    return min(count, _MAX_NEIGHBORS)
 
 
 def _zeros_length(symbols: np.ndarray, way: int) -> float:

@@ -1,0 +1,153 @@
+"""Make a network into a file of few bits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from rankjax.bounds.binary_kl import kl_inverse
+from rankjax.certificates.file._checks import check_count, check_delta, check_number
+from rankjax.certificates.file._errors import Apply, ErrorCounter
+from rankjax.certificates.file._format import (
+    MAX_EXPONENT,
+    Slot,
+    StoredArray,
+    fingerprint,
+    pack,
+    references_of,
+    slots_of,
+)
+from rankjax.certificates.file._initial import initial_latents
+from rankjax.certificates.file._network import CompressedNetwork
+from rankjax.certificates.file._training import Latent, Schedule, train
+from rankjax.network.paths import split_arrays
+from rankjax.network.structure import Structure
+
+
+def compress(
+    structure: Structure,
+    params: Any,
+    x: Any = None,
+    y: Any = None,
+    *,
+    apply: Apply | None = None,
+    reference: Any = None,
+    tolerances: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5),
+    exponent: int | None = None,
+    delta: float = 0.01,
+    schedule: Schedule | None = None,
+) -> CompressedNetwork:
+    """Code a network in few bits: low rank or not, quantized, entropy-coded, and trained as such.
+
+    Every array of the tree is coded, as integers times a step ``2^{j/8}``, a matrix of the
+    structure also as a product of two integer factors where that is shorter at the same precision.
+
+    Args:
+        structure: from ``describe``; says which arrays are matrices.
+        params: a tree of floating-point arrays, all that the network uses.
+        x: inputs, the leading axis is the example's; with them come ``y`` and ``apply``.
+        y: integer labels.
+        apply: ``apply(params, x) -> logits``.
+        reference: a tree of values, fixed before the data are seen, from which the arrays are
+            counted (the initialization, say); default 0.
+        tolerances: relative errors ``|A - A~|_F / |A - M|_F`` allowed for each array. Without data
+            the first is used; with data the one with the best certificate.
+        exponent: instead of tolerances, integers times ``2^{exponent/8}`` for every array, and this
+            step is not trained: right for networks that normalize their activations, so that the
+            scale of a matrix does not matter.
+        delta: confidence of the certificate that is optimized.
+        schedule: train the integers, with straight-through gradients and the code length in the
+            loss; after every epoch the network is a candidate, and the best certificate wins (the
+            certificate holds for all of them at once).
+
+    Raises:
+        ValueError: an argument without the others it needs; arrays that are not floating point or
+            not finite, Python numbers, or two equal paths in ``params``; a reference that does not
+            fit; ``delta`` outside (0, 1); tolerances or an exponent out of range.
+
+    Not differentiable. Cost: per candidate one forward pass and a few passes over the arrays; with
+    a schedule, a training of its length. ``apply`` is compiled anew in each call.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from rankjax.network import describe
+        >>> params = {"kernel": jnp.eye(4), "bias": jnp.zeros(4)}
+        >>> print(compress(describe(params), params))
+        array   shape   code       step     non-zero  nats
+        bias    (4,)    reference  -        0 of 0    0.7
+        kernel  (4, 4)  integers   2^(1/8)  4 of 16   17.5
+        message: 32 bits, 22.2 nats; file: 8 bytes
+    """
+    given = [name for name, value in (("apply", apply), ("x", x), ("y", y)) if value is not None]
+    if given and len(given) < 3:
+        raise ValueError(f"apply, x, y: got {' and '.join(given)} alone, must be all or none")
+    if schedule is not None and not given:
+        raise ValueError("schedule: got one without data, must come with apply, x and y")
+    _check_precision(tolerances, exponent)
+    check_delta(delta)
+    slots = slots_of(structure, params)
+    references = references_of(slots, reference)
+    seed = fingerprint(slots, references)
+    leaves, skeleton = split_arrays(params)
+    moved = [
+        _finite(slot, leaf) - np.asarray(r, np.float64)
+        for slot, leaf, r in zip(slots, jax.device_get(leaves), references, strict=True)
+    ]
+
+    def latents(tolerance: float) -> list[Latent]:
+        pairs = zip(slots, moved, strict=True)
+        return [initial_latents(slot, values, tolerance, exponent) for slot, values in pairs]
+
+    def rounded(tolerance: float) -> list[StoredArray]:
+        return [latent.stored(slot) for latent, slot in zip(latents(tolerance), slots, strict=True)]
+
+    def network(arrays: list[StoredArray]) -> CompressedNetwork:
+        return CompressedNetwork(pack(slots, arrays, seed), slots, references, skeleton)
+
+    if apply is None:
+        return network(rounded(tolerances[0]))
+    counter = ErrorCounter(apply, leaves, skeleton, x, y)
+    best: tuple[float, list[StoredArray]] = (math.inf, [])
+
+    def consider(arrays: list[StoredArray]) -> tuple[float, float]:
+        nonlocal best
+        pairs = list(zip(slots, arrays, references, strict=True))
+        error = counter([array.value(slot, r) for slot, array, r in pairs]) / counter.n
+        nats = sum(array.nats(slot) for slot, array, _ in pairs)
+        value = float(kl_inverse(error, (nats + math.log(1 / delta)) / counter.n))
+        if value < best[0] or not best[1]:
+            best = (value, arrays)
+        return error, nats
+
+    start, lowest = tolerances[0], math.inf
+    for tolerance in tolerances if exponent is None else tolerances[:1]:
+        consider(rounded(tolerance))
+        if best[0] < lowest:
+            start, lowest = tolerance, best[0]
+    if schedule is not None:
+        train(
+            slots, references, latents(start), lambda arrays, x: apply(skeleton.fill(arrays), x),
+            x, np.asarray(y), delta=delta, schedule=schedule, learn_steps=exponent is None,
+            consider=consider,
+        )  # fmt: skip
+    return network(best[1])
+
+
+def _check_precision(tolerances: Sequence[float], exponent: int | None) -> None:
+    if not len(tolerances):
+        raise ValueError(f"tolerances: got {tolerances!r}, must be at least one positive number")
+    for tolerance in tolerances:
+        check_number(tolerance, "tolerances", above=0)
+    if exponent is not None:
+        check_count(exponent, "exponent", least=-MAX_EXPONENT, most=MAX_EXPONENT)
+
+
+def _finite(slot: Slot, leaf: Any) -> np.ndarray:
+    array = np.asarray(leaf, np.float64)
+    if not np.all(np.isfinite(array)):
+        raise ValueError(f"params[{slot.path!r}]: got infinities or NaN, must be finite")
+    return array

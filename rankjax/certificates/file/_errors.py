@@ -1,0 +1,103 @@
+"""Counting the errors of a network on a sample, each example alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
+
+from rankjax.network.paths import Skeleton, split_arrays
+from rankjax.network.sample import (
+    batches,
+    check_labels,
+    logits_of_one,
+    margin_of,
+    number_of_examples,
+)
+
+Apply = Callable[[Any, Any], Any]
+
+
+class ErrorCounter:
+    """Counts misclassified examples of one sample, for any arrays in the place of the first ones.
+
+    ``apply`` is traced once, here: whatever it closes over is read now, not taken from an earlier
+    compilation, and stays the same for all networks that are counted.
+
+    Attributes:
+        n: number of examples.
+        closed_over: sizes of the arrays that ``apply`` uses besides the parameters and the input.
+    """
+
+    def __init__(
+        self,
+        apply: Apply,
+        arrays: Sequence[Any],
+        skeleton: Skeleton,
+        x: Any,
+        y: Any,
+        *,
+        batch_size: int = 1000,
+    ):
+        self._x, self._y, self._batch_size = x, np.asarray(y), batch_size
+        self.n = number_of_examples(x, self._y, batch_size)
+        one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), x)
+        shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
+        traced = jax.make_jaxpr(
+            lambda arrays, x: logits_of_one(apply(skeleton.fill(arrays), x)),
+        )(shapes, one)
+        self.closed_over = tuple(int(np.size(a)) for a in _constants(traced).values())
+        (logits,) = traced.out_avals
+        check_labels(self._y, logits.shape[0])
+        run = jaxpr_as_fun(traced)
+
+        def margin(arrays: Sequence[Array], x: Any, y: Array) -> Array:
+            batch = jax.tree.map(lambda a: a[None], x)
+            return margin_of(run(*arrays, *jax.tree.leaves(batch))[0], y)
+
+        self._margins = jax.jit(jax.vmap(margin, in_axes=(None, 0, 0)))
+
+    def __call__(self, arrays: Sequence[Any]) -> int:
+        """How many examples are misclassified with these arrays."""
+        errors = 0
+        for index, real in batches(self.n, self._batch_size):
+            batch = jax.tree.map(lambda a, index=index: jnp.asarray(a[index]), self._x)
+            margins = np.asarray(self._margins(list(arrays), batch, self._y[index]))
+            errors += int(np.sum(~(margins[:real] > 0)))
+        return errors
+
+
+def _constants(traced: ClosedJaxpr | Jaxpr) -> dict[int, Any]:
+    """The arrays that a program holds, in itself or in a compiled function or loop, by identity."""
+    found = {id(array): array for array in getattr(traced, "consts", ())}
+    for equation in traced.eqns:
+        for inner in jax.tree.leaves(list(equation.params.values())):
+            if isinstance(inner, ClosedJaxpr | Jaxpr):
+                found |= _constants(inner)
+    return found
+
+
+def count_errors(apply: Apply, params: Any, x: Any, y: Any, *, batch_size: int = 1000) -> int:
+    """How many examples are misclassified; a tie with another class is an error, so is NaN.
+
+    Every example is evaluated alone, as a batch of one.
+
+    Args:
+        apply: ``apply(params, x) -> logits``.
+        params: the parameters.
+        x: inputs, the leading axis is the example's.
+        y: integer labels.
+        batch_size: examples per call.
+
+    Raises:
+        ValueError: labels, inputs or outputs that do not fit together.
+
+    Cost: one forward pass, compiled anew in each call.
+    """
+    arrays, skeleton = split_arrays(params)
+    return ErrorCounter(apply, arrays, skeleton, x, y, batch_size=batch_size)(arrays)
