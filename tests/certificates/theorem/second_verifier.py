@@ -1,4 +1,4 @@
-"""A second verifier, written from the theory page alone: NumPy and the standard library.
+"""A second verifier that follows the theory page: NumPy and the standard library alone.
 
 It knows chains of dense layers, convolutions, biases, ReLU and average pooling. Nothing here is
 imported from the library, so that a mistake has to be made twice to go unnoticed.
