@@ -560,7 +560,7 @@ RULES: dict[str, Rule] = {
         "a window holds an entry once", _gather,
     ),
     **{
-        name: Rule("always", f"{slope:.4g} E", "largest slope", _unary)
+        name: Rule("always", f"{slope:.6g} E", "largest slope", _unary)
         for name, slope in _SLOPES.items()
     },
     **{
