@@ -60,8 +60,8 @@ def compress(
         tolerances: relative errors ``|A - A~|_F / |A - M|_F`` allowed for each array. Without data
             the first is used; with data the one with the best certificate.
         exponent: instead of tolerances, integers times ``2^{exponent/8}`` for every array, and this
-            step is not trained or changed: right for networks that normalize their activations, so that the
-            scale of a matrix does not matter.
+            step is not trained or changed: right for networks that normalize their activations, so
+            that the scale of a matrix does not matter.
         delta: confidence of the certificate that is optimized.
         schedule: train the integers, with straight-through gradients and the code length in the
             loss; after every epoch the network is a candidate, and the best certificate wins (the
