@@ -153,7 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--architectures", nargs="+", default=["mlp", "cnn"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--file-epochs", type=int, default=120, help="of the integers' training")
+    parser.add_argument("--file-epochs", type=int, default=160, help="of the integers' training")
     parser.add_argument("--tried", type=int, default=16, help="architectures tried on this sample")
     options = parser.parse_args()
     data = load_mnist()

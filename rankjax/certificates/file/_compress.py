@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -45,6 +46,8 @@ def compress(
 
     Every array of the tree is coded, as integers times a step ``2^{j/8}``, a matrix of the
     structure also as a product of two integer factors where that is shorter at the same precision.
+    With data, the same integers with all steps 1 are a candidate, too: that code is the shortest,
+    and where scales do not matter it makes the same decisions.
 
     Args:
         structure: from ``describe``; says which arrays are matrices.
@@ -57,8 +60,8 @@ def compress(
         tolerances: relative errors ``|A - A~|_F / |A - M|_F`` allowed for each array. Without data
             the first is used; with data the one with the best certificate.
         exponent: instead of tolerances, integers times ``2^{exponent/8}`` for every array, and this
-            step is not trained: right for networks that normalize their activations, so that the
-            scale of a matrix does not matter.
+            step is not trained or changed: right for networks that normalize their activations, so
+            that the scale of a matrix does not matter.
         delta: confidence of the certificate that is optimized.
         schedule: train the integers, with straight-through gradients and the code length in the
             loss; after every epoch the network is a candidate, and the best certificate wins (the
@@ -134,6 +137,10 @@ def compress(
             x, np.asarray(y), delta=delta, schedule=schedule, learn_steps=exponent is None,
             consider=consider,
         )  # fmt: skip
+    # The step 1 has the shortest code. Where scales do not matter (homogeneous activations without
+    # biases, or normalization) it makes the same decisions; elsewhere the candidate loses.
+    if exponent is None:
+        consider([replace(array, exponent=0) for array in best[1]])
     return network(best[1])
 
 

@@ -44,7 +44,7 @@ class Schedule:
         ValueError: a field out of range.
     """
 
-    epochs: int = 120
+    epochs: int = 160
     batch_size: int = 250
     learning_rate: float = 0.05
     rate_weight: float = 1.5

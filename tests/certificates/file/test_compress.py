@@ -107,6 +107,25 @@ def test_less_precision_is_fewer_bits():
     assert sizes[0] > 2 * sizes[-1]
 
 
+def test_steps_are_1_where_scales_do_not_matter_and_only_there():
+    x, y = make_data()
+    eye = jnp.eye(6, dtype=jnp.float32)
+    params = {"first": 0.013 * eye, "last": 70.0 * eye[:, :3]}
+    structure = describe(params, axes=dict.fromkeys(params, ((1,), (0,))))
+
+    def exponents(activation, **options):
+        def apply(params, x):
+            return activation(x @ params["first"]) @ params["last"]
+
+        network = compress(structure, params, x, y, apply=apply, **options)
+        assert network.certificate(apply, x, y).errors == 0
+        return {array.exponent for array in network.arrays.values()}
+
+    assert exponents(lambda h: h) == {0}
+    assert exponents(lambda h: h, exponent=-80) == {-80}
+    assert exponents(lambda h: jnp.where(jnp.max(jnp.abs(h)) < 0.5, h, jnp.zeros_like(h))) != {0}
+
+
 def test_low_rank_is_found_and_pays():
     params = low_rank_params()
     network = compress(describe(params), params, tolerances=[0.1])
