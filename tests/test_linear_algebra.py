@@ -102,5 +102,5 @@ def test_the_derivative_of_the_decomposition_reconstructs_the_tangent():
     for shape in [(4, 3), (3, 4), (3, 3)]:
         a = with_spectrum(0, *shape, [3.0, 2.0, 1.0])
         da = with_spectrum(1, *shape, [1.0, 0.5, 0.2])
-        product = lambda x: (lambda f: f.u * f.s @ f.vt)(_linear_algebra.svd(x))  # noqa: E731
+        product = lambda x: (lambda f: f.u * f.s[None] @ f.vt)(_linear_algebra.svd(x))  # noqa: E731
         np.testing.assert_allclose(jax.jvp(product, (a,), (da,))[1], da, atol=1e-12)

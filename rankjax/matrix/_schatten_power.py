@@ -37,6 +37,7 @@ def _finite(matrix: Array) -> Array:
 def power_of(
     matrix: Array, p: ArrayLike, eps: ArrayLike, eps_mode: EpsMode, method: Method
 ) -> Array:
+    """Of a canonical matrix, by the engine for the numbers that are known."""
     check_eps(method, eps, eps_mode, matrix.dtype)
     batch = matrix.shape[:-2]
     p_known, eps_known = known_scalar(p), known_scalar(eps)
@@ -55,6 +56,7 @@ def power_of(
 def checked(
     a: ArrayLike, axes: Sequence[int], eps: ArrayLike, eps_mode: EpsMode, method: Method
 ) -> Canonical:
+    """The matrix, after the checks of all arguments but ``p``."""
     one_of(method, "method", Method)
     one_of(eps_mode, "eps_mode", EpsMode)
     non_negative(eps, "eps")
@@ -95,7 +97,9 @@ def schatten_power(
         The batch shape, in the dtype of ``a``.
 
     Raises:
-        ValueError: wrong rank, axes, dtype, method or eps_mode; a concrete negative p or eps.
+        ValueError: wrong rank, axes, dtype, method or eps_mode; a concrete negative p or eps; a
+            concrete relative eps below what the method can (``"auto"`` and ``"svd"`` take any).
+        NotImplementedError: a third derivative.
 
     First and second derivatives (forward and reverse) with respect to ``a``, ``p`` and ``eps`` are
     exact at repeated and zero singular values. Cost: one decomposition.
