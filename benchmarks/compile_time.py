@@ -205,35 +205,40 @@ def in_own_process(options: argparse.Namespace, case: str, setting: str) -> dict
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
-    rows = []
-    print("  ".join(f"{column:>22}" for column in COLUMNS))
+Found = dict[str, list[dict[str, float] | None]]
+
+
+def rows_of(options: argparse.Namespace, case: str, found: Found) -> list[dict[str, Any]]:
+    """Medians over the rounds so far, and their ratios to the bare step."""
+    rows: list[dict[str, Any]] = []
+    for name, runs in found.items():
+        row: dict[str, Any] = {"case": case, "setting": name}
+        if case == "transformer":
+            row |= {"d": options.d, "blocks": options.blocks}
+        done = [one for one in runs if one is not None]
+        row |= {"rounds": len(runs), "over_limit": len(runs) - len(done)}
+        for key in done[0] if done else ():
+            row[key] = round(statistics.median(one[key] for one in done), 3)
+        rows.append(row)
+        for key, ratio in (("seconds", "ratio"), ("cpu", "cpu_ratio"), ("peak_mib", "peak_ratio")):
+            if key in row and key in rows[0]:
+                row[ratio] = round(row[key] / rows[0][key], 3)
+    return rows
+
+
+def measure(options: argparse.Namespace, save: Callable[[list[dict[str, Any]]], None]) -> None:
+    names = ["bare", *(n for n in options.only or settings() if n != "bare")]
+    finished: list[dict[str, Any]] = []
     for case in options.case:
-        names = ["bare", *(n for n in options.only or settings() if n != "bare")]
-        found: dict[str, list[dict[str, float] | None]] = {name: [] for name in names}
+        found: Found = {}
         for _ in range(options.rounds):
             for name in names:
-                found[name].append(in_own_process(options, case, name))
-        bare: dict[str, Any] = {}
-        for name in names:
-            row: dict[str, Any] = {"case": case, "setting": name}
-            if case == "transformer":
-                row |= {"d": options.d, "blocks": options.blocks}
-            done = [one for one in found[name] if one is not None]
-            row["over_limit"] = len(found[name]) - len(done)
-            for key in done[0] if done else ():
-                row[key] = round(statistics.median(one[key] for one in done), 3)
-            bare = bare or row
-            for key, ratio in (
-                ("seconds", "ratio"),
-                ("cpu", "cpu_ratio"),
-                ("peak_mib", "peak_ratio"),
-            ):
-                if key in row:
-                    row[ratio] = round(row[key] / bare[key], 3)
-            print("  ".join(f"{row.get(column, 'over'):>22}" for column in COLUMNS), flush=True)
-            rows.append(row)
-    return rows
+                found.setdefault(name, []).append(in_own_process(options, case, name))
+                save(finished + rows_of(options, case, found))
+        finished += rows_of(options, case, found)
+    print("  ".join(f"{column:>22}" for column in COLUMNS))
+    for row in finished:
+        print("  ".join(f"{row.get(column, 'over'):>22}" for column in COLUMNS))
 
 
 def main() -> None:
@@ -258,11 +263,14 @@ def main() -> None:
     }
     versions["python"] = platform.python_version()
     print(machine, versions)
-    rows = measure(options)
     command = " ".join(["python", "benchmarks/compile_time.py", *sys.argv[1:]])
-    result = {"machine": machine, "versions": versions, "command": command, "rows": rows}
     options.json.parent.mkdir(exist_ok=True)
-    options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+    def save(rows: list[dict[str, Any]]) -> None:
+        result = {"machine": machine, "versions": versions, "command": command, "rows": rows}
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+    measure(options, save)
 
 
 if __name__ == "__main__":
