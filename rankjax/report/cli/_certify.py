@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from rankjax import certificates
 from rankjax.report.cli._opened import opened
 from rankjax.report.cli._options import (
     ApplyOption,
@@ -20,13 +20,6 @@ from rankjax.report.cli._options import (
 from rankjax.report.cli._screen import console
 
 
-class Form(StrEnum):
-    """The inequality of the certificate."""
-
-    kl = "kl"
-    hoeffding = "hoeffding"
-
-
 def certify(
     path: PathArgument,
     data: DataOption,
@@ -35,7 +28,7 @@ def certify(
     layout: LayoutOption = None,
     reference: ReferenceOption = None,
     delta: Annotated[float, typer.Option(help="Probability that the bound fails.")] = 0.01,
-    form: Annotated[Form, typer.Option(help="The inequality.")] = Form.kl,
+    form: Annotated[Literal["kl", "hoeffding"], typer.Option(help="The inequality.")] = "kl",
     tried: Annotated[
         int, typer.Option(min=1, help="Architectures or codes tried on this sample.")
     ] = 1,
@@ -48,14 +41,11 @@ def certify(
     DATA must be all that the network was trained on; --reference weights must not depend on it.
     """
     with opened(path, data, apply, sequential, layout, reference) as (network, x, y):
-        from rankjax.certificates import certify as certify_network
-        from rankjax.certificates import verify
-
         mine = (network.structure, network.params, x, y)
         told = {"silu": 1.1} if sequential else None  # what JAX's own function is known to have
         options = {"apply": network.apply, "reference": network.reference, "activations": told}
-        found = certify_network(*mine, delta=delta, form=form.value, tried=tried, **options)
-        verify(found, *mine, **options)
+        found = certificates.certify(*mine, delta=delta, form=form, tried=tried, **options)
+        certificates.verify(found, *mine, **options)
         if str(json) == "-":
             typer.echo(found.to_json())
             return
