@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -18,15 +17,8 @@ from examples.output_folder import OutOption, SeedOption
 from examples.progress import training_progress
 
 
-class Architecture(StrEnum):
-    """Networks of the demo."""
-
-    cnn = "cnn"
-    mlp = "mlp"
-
-
 def certify_demo(
-    architecture: Annotated[Architecture, typer.Option(help="The network.")] = Architecture.cnn,
+    architecture: Annotated[Literal["cnn", "mlp"], typer.Option(help="The network.")] = "cnn",
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training set.")] = None,
     seed: SeedOption = 0,
     digits: Annotated[
@@ -39,7 +31,7 @@ def certify_demo(
         data = datasets.load("digits" if digits else "mnist")
     except datasets.DatasetUnavailableError as error:
         raise SystemExit(f"certify-demo: {error}") from None
-    settings = MLP_SETTINGS if architecture is Architecture.mlp else Settings()
+    settings = MLP_SETTINGS if architecture == "mlp" else Settings()
     settings = small_settings(data, seed) if digits else replace(settings, seed=seed)
     settings = replace(settings, epochs=epochs or settings.epochs)
     screen = Console(highlight=False, markup=False)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import safetensors.numpy
@@ -23,18 +22,11 @@ from examples.progress import training_progress
 from rankjax.network.paths import paths_and_leaves
 
 
-class DatasetName(StrEnum):
-    """Data sets that the demo can train on."""
-
-    auto = "auto"
-    mnist = "mnist"
-    digits = "digits"
-
-
 def demo(
     dataset: Annotated[
-        DatasetName, typer.Option(help="auto: MNIST, or digits where MNIST is not available.")
-    ] = DatasetName.auto,
+        Literal["auto", "mnist", "digits"],
+        typer.Option(help="auto: MNIST, or digits where MNIST is not available."),
+    ] = "auto",
     quick: Annotated[
         bool, typer.Option("--quick", help="A small network, under a minute.")
     ] = False,
@@ -57,9 +49,9 @@ def demo(
     if epochs is not None:
         settings = replace(settings, epochs=epochs)
     try:
-        data = datasets.load("mnist" if dataset is DatasetName.auto else dataset.value)
+        data = datasets.load("mnist" if dataset == "auto" else dataset)
     except datasets.DatasetUnavailableError as error:
-        if dataset is not DatasetName.auto:
+        if dataset != "auto":
             raise SystemExit(f"demo: {error}") from None
         console.print(f"{error}\nGoing on with the digits of scikit-learn.", highlight=False)
         data = datasets.load("digits")

@@ -48,7 +48,8 @@ assert [row.path for row in analyze("orbax").rows] == ["Dense_0/kernel", "Dense_
 """,
     "matfree": """
 import jax, jax.numpy as jnp, rankjax
-value = rankjax.matrix.estimate_schatten_power(jnp.eye(8), jax.random.key(0), p=0.5, eps=0.1)
+value = rankjax.matrix.estimate_schatten_power(jnp.eye(8), p=0.5, key=jax.random.key(0))
+assert 7 < value.value < 9
 """,
     "report": """
 import numpy as np

@@ -15,14 +15,14 @@ import numpy as np
 from rankjax.network import LeftOut
 from rankjax.report.checkpoints import shown
 
-SHARES = (90, 99)  # per cent of the energy
+SHARES = (90, 99)  # percent of the energy
 NOTES = (
     "Numerical rank: singular values above max(out, in) * machine epsilon of float32 (of float64 "
     "for float64 weights) times the largest; of a difference also above what rounding of the "
     "stored entries can make.",
     "Tail exponent a: least squares of log sigma_i on log i, i from rank/10 to rank/2; where its "
     "R^2 is clearly below 1 the tail is no power law.",
-    "Saved at 90 or 99 %: parameters that a factorisation saves which keeps that share of the "
+    "Saved at 90 or 99 %: parameters that a factorization saves which keeps that share of the "
     "squared Frobenius norm; it says nothing of the accuracy of the network.",
 )
 
@@ -46,7 +46,7 @@ class Row:
         tail_exponent: exponent a of ``sigma_i ~ c i^-a``; NaN for too few values.
         tail_fit: R^2 of that fit.
         rank_at: the smallest rank that keeps the share of the energy.
-        saved_at: parameters saved by a factorisation of that rank.
+        saved_at: parameters saved by a factorization of that rank.
         relative_change: ``|A - M|_F / |M|_F``, ``None`` without a reference.
         singular_values: descending, float64.
     """
@@ -102,7 +102,7 @@ class Analysis:
     reference: str | None = None
 
     def summary(self) -> dict[str, Any]:
-        """Totals: matrices, parameters, and what factorisations would save."""
+        """Totals: matrices, parameters, and what factorizations would save."""
         in_matrices = sum(row.parameters for row in self.rows)
         return {
             "source": self.source,

@@ -15,7 +15,7 @@ from rankjax._arguments import positive
 from rankjax.network import Layer, LeftOut, Structure
 from rankjax.network.paths import paths_and_leaves
 from rankjax.report._analysis import SHARES, Analysis, Row
-from rankjax.report._matrices_by_name import guessed_layout, is_floating, matrices_by_name
+from rankjax.report._matrices_by_name import Layout, guessed_layout, is_floating, matrices_by_name
 from rankjax.report._spectra import (
     Spectrum,
     energy_rank,
@@ -34,7 +34,7 @@ def analyze(
     params: Any,
     *,
     p: Sequence[float] = (0.5,),
-    layout: str | None = None,
+    layout: Layout | None = None,
     structure: Structure | None = None,
     embeddings: bool = False,
     reference: Any = None,
@@ -43,7 +43,7 @@ def analyze(
     """Norms, ranks, tail and possible savings of every weight matrix.
 
     Args:
-        params: a path (see ``checkpoints.load``), a ``Checkpoint``, or any tree of arrays.
+        params: a path (see ``load``), a ``Checkpoint``, or any tree of arrays.
         p: exponents > 0 of the Schatten norms ``(sum sigma_i^p)^(1/p)`` and of the soft ranks
             ``sum (sigma_i / sigma_1)^p``.
         layout: ``"flax"``, ``"torch"`` or ``"equinox"``; ``None``: told by the names of the leaves,
@@ -78,10 +78,10 @@ def analyze(
     leaves = _arrays(checkpoint)
     if structure is None:
         structure = matrices_by_name(leaves, layout=layout, embeddings=embeddings)
-        layout = layout or f"{guessed_layout(structure)}, told by the names"
+        seen_as = layout or f"{guessed_layout(structure)}, told by the names"
     else:
         structure.leaves(checkpoint.tree)
-        layout = "described"
+        seen_as = "described"
     base = None if reference is None else _checkpoint(reference)
     left_out = [*structure.left_out, *checkpoint.unread]
     bad, bad_paths = _not_finite(leaves)
@@ -106,7 +106,7 @@ def analyze(
         parameters=sum(a.size for a in leaves.values() if is_floating(a.dtype)),
         source=checkpoint.source,
         format=checkpoint.format,
-        layout=layout,
+        layout=seen_as,
         reference=None if base is None else base.source,
     )
 

@@ -25,7 +25,7 @@ def summary_line(analysis: Analysis) -> str:
         f"{total[f'saved_at_{share}']:,} ({total[f'saved_at_{share}'] / inside:.0%}) at {share} %"
         for share in SHARES
     )
-    return f"{text} Factorisations that keep the energy save {saved}."
+    return f"{text} Factorizations that keep the energy save {saved}."
 
 
 def headings(analysis: Analysis) -> list[str]:

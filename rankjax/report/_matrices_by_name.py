@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,14 +17,14 @@ from rankjax._arguments import one_of
 from rankjax.network import Layer, LeftOut, Structure, View
 from rankjax.network.axes import view_by_name
 
-LAYOUTS = ("flax", "torch", "equinox")
+Layout = Literal["flax", "torch", "equinox"]  # how weights are stored
 _IN_OUT, _OUT_IN = "kernel", "weight"  # the names by which ``view_by_name`` knows the two
 _TORCH_WEIGHT = re.compile(r"(.+_)?weight(_.+)?")  # also in_proj_weight, weight_ih_l0
 _LOOKUP = re.compile(r"embed|^wte|^wpe")
 
 
 def matrices_by_name(
-    leaves: Mapping[str, Any], *, layout: str | None = None, embeddings: bool = False
+    leaves: Mapping[str, Any], *, layout: Layout | None = None, embeddings: bool = False
 ) -> Structure:
     """The weight matrices among the leaves of a checkpoint, in natural order of their paths.
 
@@ -43,7 +43,7 @@ def matrices_by_name(
         ValueError: for an unknown layout.
     """
     if layout is not None:
-        one_of(layout, "layout", LAYOUTS)
+        one_of(layout, "layout", get_args(Layout))
     spec: list[Layer] = []
     left_out: list[LeftOut] = []
     for path in sorted(leaves, key=_natural):
@@ -84,7 +84,7 @@ def _is_lookup(keys: list[str], rank: int) -> bool:
 
 
 def _view(
-    path: str, shape: tuple[int, ...], dtype: np.dtype, layout: str | None, embeddings: bool
+    path: str, shape: tuple[int, ...], dtype: np.dtype, layout: Layout | None, embeddings: bool
 ) -> View | str:
     keys, rank = _keys(path), len(shape)
     if not is_floating(dtype):

@@ -12,7 +12,7 @@ import numpy as np
 
 from rankjax.network import Structure, describe
 from rankjax.network.paths import paths_and_leaves
-from rankjax.report._matrices_by_name import is_floating, matrices_by_name
+from rankjax.report._matrices_by_name import Layout, is_floating, matrices_by_name
 from rankjax.report._sequential import sequential
 from rankjax.report.checkpoints import Checkpoint, CheckpointError, load, read_npz, shown
 
@@ -70,13 +70,13 @@ def read_network(
     *,
     apply: Callable[[Any, Any], Any] | None = None,
     words: str | None = None,
-    layout: str | None = None,
+    layout: Layout | None = None,
     reference: Path | None = None,
 ) -> Network:
     """Read a checkpoint and follow its weights through the forward function.
 
     Args:
-        path: see ``checkpoints.load``.
+        path: see ``load``.
         x: examples.
         apply: ``apply(params, x) -> logits``; or
         words: see ``sequential``.

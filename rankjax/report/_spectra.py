@@ -89,7 +89,7 @@ def _blocks(
 def spectra_of(
     calls: Sequence[Callable[[], Spectrum]], done: Callable[[int], None]
 ) -> list[Spectrum | str]:
-    """All spectra, a core each; for one that fails the reason. ``done(i)`` after the i-th."""
+    """Spectra, one core per matrix; for one that fails, the reason. ``done(i)`` after the i-th."""
 
     def run(i: int) -> Spectrum | str:
         try:
@@ -184,7 +184,7 @@ def energy_rank(sigma: np.ndarray, share: float) -> int:
 
 
 def saved_parameters(out: int, in_: int, rank: int) -> int:
-    """``mn - k (m + n)``, what a factorisation of rank k saves; 0 where it saves nothing."""
+    """``mn - k (m + n)``, what a factorization of rank k saves; 0 where it saves nothing."""
     return max(0, out * in_ - rank * (out + in_))
 
 

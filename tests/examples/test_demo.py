@@ -5,16 +5,21 @@ import os
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from examples import datasets
+from examples import datasets, demo_network
 from examples.certify_demo import certify_demo
 from examples.demo import demo
+from examples.demo_training import QUICK, run_demo
 from rankjax.certificates import Certificate
+from rankjax.network.paths import paths_and_leaves
 from rankjax.report.cli import app
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +37,21 @@ def rankjax(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+def test_a_small_training_with_the_bound_lowers_ranks_and_is_read_back_as_a_function():
+    digits = datasets.load("digits")
+    few = replace(digits, x_train=digits.x_train[:300], y_train=digits.y_train[:300])
+    options = {"width": 32, "epochs": 40, "batch_size": 50, "learning_rate": 1e-2, "weight": 3.0}
+    settings = replace(QUICK, record_every=1000, **options)
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        results, trained = run_demo(few, settings)
+        plain, sparse = results["runs"]
+        for before, after in zip(plain["layers"][:2], sparse["layers"][:2], strict=True):
+            assert after["soft_rank"] < 0.6 * before["soft_rank"]
+        params = dict(paths_and_leaves(trained["plain"]))
+        wrong = np.argmax(demo_network.apply(params, few.x_train), 1) != few.y_train
+        assert wrong.mean() == pytest.approx(plain["train_error"], abs=1e-6)
+
+
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "report"
@@ -40,6 +60,7 @@ def quick(tmp_path_factory):
     return done.stdout, folder
 
 
+@pytest.mark.slow
 def test_the_demo_lowers_ranks_and_bound_at_nearly_the_same_test_error(quick):
     _, folder = quick
     plain, sparse = json.loads((folder / "results.json").read_text())["runs"]
@@ -52,6 +73,7 @@ def test_the_demo_lowers_ranks_and_bound_at_nearly_the_same_test_error(quick):
     assert sparse["bounds"]["optimal p"]["value"] < plain["bounds"]["optimal p"]["value"]
 
 
+@pytest.mark.slow
 def test_the_table_prints_both_runs_and_says_what_the_bound_is(quick):
     text, _ = quick
     for words in ("train error", "test error", "margin", "numerical rank", "stable rank"):
@@ -61,6 +83,7 @@ def test_the_table_prints_both_runs_and_says_what_the_bound_is(quick):
     assert "left out" in text
 
 
+@pytest.mark.slow
 def test_the_pictures_are_pictures(quick):
     _, folder = quick
     for name in ("spectra", "test_error", "training"):
@@ -71,6 +94,7 @@ def test_the_pictures_are_pictures(quick):
         assert height > 400
 
 
+@pytest.mark.slow
 def test_the_folder_can_be_analyzed_compared_and_certified(quick):
     """The lines of the README that follow ``make demo``, on what it left."""
     _, folder = quick

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from rankjax import report
+from rankjax.report._terminal import rich_report
 from rankjax.report.cli._options import (
     HtmlOption,
     LayoutOption,
@@ -34,13 +36,11 @@ def analyze(
 ) -> None:
     """Norms, ranks, tails and possible savings of every weight matrix of a checkpoint."""
     with clear_errors():
-        from rankjax import report
-
         with progress_bar() as progress:
             found = report.analyze(
                 path,
                 p=p,
-                layout=layout.value if layout else None,
+                layout=layout,
                 embeddings=embeddings,
                 reference=reference,
                 progress=progress,
@@ -48,8 +48,6 @@ def analyze(
         if str(json) == "-":
             typer.echo(found.to_json())
         else:
-            from rankjax.report._terminal import rich_report
-
             console().print(rich_report(found))
         written = {"JSON": (json, found.to_json), "CSV": (csv, found.to_csv),
                    "HTML": (html, lambda: report.html_report(found))}  # fmt: skip

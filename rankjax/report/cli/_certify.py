@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rankjax import certificates
 from rankjax.report.cli._opened import opened
 from rankjax.report.cli._options import (
     ApplyOption,
@@ -39,13 +40,10 @@ def certify(
     DATA must be all that the network was trained on; --reference weights must not depend on it.
     """
     with opened(path, data, apply, sequential, layout, reference) as (network, x, y):
-        from rankjax.certificates import certify as certify_network
-        from rankjax.certificates import verify
-
         mine = (network.structure, network.params, x, y)
         options = {"apply": network.apply, "reference": network.reference}
-        found = certify_network(*mine, delta=delta, tried=tried, **options)
-        verify(found, *mine, **options)
+        found = certificates.certify(*mine, delta=delta, tried=tried, **options)
+        certificates.verify(found, *mine, **options)
         if str(json) == "-":
             typer.echo(found.to_json())
             return

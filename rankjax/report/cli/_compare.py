@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rankjax import bounds, report
 from rankjax.report.cli._opened import opened
 from rankjax.report.cli._options import (
     ApplyOption,
@@ -43,8 +44,6 @@ def compare(
     one dictionary of full names (safetensors, npz), half precision made float32.
     """
     with opened(path, data, apply, sequential, layout, reference) as (network, x, y):
-        from rankjax import bounds, report
-
         table = bounds.compare(
             network.structure, network.params, x=x, y=y, apply=network.apply,
             reference=network.reference, gamma=gamma, delta=delta,

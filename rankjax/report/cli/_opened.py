@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import typer
 
-from rankjax.report._network import Network
-from rankjax.report.cli._options import Layout
+from rankjax.report._matrices_by_name import Layout
+from rankjax.report._network import Network, read_data, read_network
 from rankjax.report.cli._screen import clear_errors, fail
 
 
@@ -33,20 +33,13 @@ def opened(
     if (apply is None) == (sequential is None):
         fail("give either --apply module:function or --sequential 'dense relu dense'")
     with clear_errors():
-        from rankjax.report import read_data, read_network
-
         x, y = read_data(data)
-        layout_name = layout.value if layout else None
         function = None if apply is None else _imported(apply)
         try:
-            yield (
-                read_network(
-                    path, x, apply=function, words=sequential, layout=layout_name,
-                    reference=reference,
-                ),
-                x,
-                y,
-            )  # fmt: skip
+            network = read_network(
+                path, x, apply=function, words=sequential, layout=layout, reference=reference
+            )
+            yield network, x, y
         except (OSError, ValueError, MemoryError, typer.Exit):
             raise
         except Exception as error:  # whatever a function of the user may raise

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-
-class Layout(StrEnum):
-    """How weights are stored."""
-
-    flax = "flax"
-    torch = "torch"
-    equinox = "equinox"
-
+from rankjax.report._matrices_by_name import Layout
 
 PathArgument = Annotated[
     Path,
