@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Mutants of the certificates: one line is changed, and some test of the default run must fail.
 
 ``python tests/certificates/mutants.py [part of a name] [-j processes]`` prints a table and the
@@ -59,189 +60,496 @@ MUTANTS = [
     Mutant(TABLE, '"erf": 1.1283791670955129', '"erf": 0.5', rule("erf")),
     Mutant(TABLE, '"erfc": 1.1283791670955129', '"erfc": 1.0', rule("erfc")),
     Mutant(TABLE, '"cos": 1.0', '"cos": 0.9', rule("cos")),
-    Mutant(TABLE, "factor = math.sqrt(columns * rows)", "factor = math.sqrt(columns)",
-           rule("reduce_window_sum")),
+    Mutant(
+        TABLE,
+        "factor = math.sqrt(columns * rows)",
+        "factor = math.sqrt(columns)",
+        rule("reduce_window_sum"),
+    ),
     Mutant(TABLE, "factor = math.sqrt(columns * rows)", "factor = 1.0", rule("reduce_window_sum")),
-    Mutant(TABLE, "return rec.scale(rec.moved(tags[0]), math.sqrt(columns))",
-           "return rec.moved(tags[0])", rule("reduce_window_max")),
-    Mutant(VALUES, "factor = math.sqrt(int(repeats.max(initial=1)))", "factor = 1.0",
-           rule("broadcast_in_dim")),
-    Mutant(TABLE, "rec.scale(rec.moved(tags[0]), math.sqrt(terms), rounded)",
-           "rec.scale(rec.moved(tags[0]), 1.0, rounded)", rule("reduce_sum")),
-    Mutant(TABLE, "rec.scale(moved, math.sqrt(np.size(out) / np.size(values[0])))", "moved",
-           rule("broadcast_in_dim")),
-    Mutant(TABLE, "return rec.scale(rec.moved(tag), math.sqrt(ratio))", "return rec.moved(tag)",
-           rule("mul", "div", "max")),
-    Mutant(TABLE, '(1.0,) * len(parts))\n    return rec.add(node, parts, 0.0)',
-           '(1.0,) + (0.0,) * (len(parts) - 1))\n    return rec.add(node, parts, 0.0)',
-           rule("concatenate")),
+    Mutant(
+        TABLE,
+        "return rec.scale(rec.moved(tags[0]), math.sqrt(columns))",
+        "return rec.moved(tags[0])",
+        rule("reduce_window_max"),
+    ),
+    Mutant(
+        VALUES,
+        "factor = math.sqrt(int(repeats.max(initial=1)))",
+        "factor = 1.0",
+        rule("broadcast_in_dim"),
+    ),
+    Mutant(
+        TABLE,
+        "rec.scale(rec.moved(tags[0]), math.sqrt(terms), rounded)",
+        "rec.scale(rec.moved(tags[0]), 1.0, rounded)",
+        rule("reduce_sum"),
+    ),
+    Mutant(
+        TABLE,
+        "rec.scale(moved, math.sqrt(np.size(out) / np.size(values[0])))",
+        "moved",
+        rule("broadcast_in_dim"),
+    ),
+    Mutant(
+        TABLE,
+        "return rec.scale(rec.moved(tag), math.sqrt(ratio))",
+        "return rec.moved(tag)",
+        rule("mul", "div", "max"),
+    ),
+    Mutant(
+        TABLE,
+        "(1.0,) * len(parts))\n    return rec.add(node, parts, 0.0)",
+        "(1.0,) + (0.0,) * (len(parts) - 1))\n    return rec.add(node, parts, 0.0)",
+        rule("concatenate"),
+    ),
     Mutant(TABLE, "1 / smallest, rounded)", "min(1.0, 1 / smallest), rounded)", rule("div")),
-    Mutant(TABLE, "inverse = 1 / jnp.min(jnp.abs(wide(values[1])))",
-           "inverse = 1 / jnp.max(jnp.abs(wide(values[1])))", rule("div")),
-    Mutant(TABLE, "float(np.max(np.abs(np.asarray(other, float)), initial=0))",
-           "float(np.min(np.abs(np.asarray(other, float))))", rule("mul")),
-    Mutant(TABLE, "return _measured(rec, moved, jnp.max(jnp.abs(wide(other)), initial=0.0), rounded)",
-           "return rec.scale(moved, 1.0, rounded)", rule("mul")),
-    Mutant(TABLE, "_scaled_entries(tags[0], 1 / divisor", "_scaled_entries(tags[0], divisor",
-           rule("div")),
-    Mutant(TABLE, "np.broadcast_to(entries.factor * factor, shape)",
-           "np.broadcast_to(entries.factor, shape)", rule("mul")),
+    Mutant(
+        TABLE,
+        "inverse = 1 / jnp.min(jnp.abs(wide(values[1])))",
+        "inverse = 1 / jnp.max(jnp.abs(wide(values[1])))",
+        rule("div"),
+    ),
+    Mutant(
+        TABLE,
+        "float(np.max(np.abs(np.asarray(other, float)), initial=0))",
+        "float(np.min(np.abs(np.asarray(other, float))))",
+        rule("mul"),
+    ),
+    Mutant(
+        TABLE,
+        "return _measured(rec, moved, jnp.max(jnp.abs(wide(other)), initial=0.0), rounded)",
+        "return rec.scale(moved, 1.0, rounded)",
+        rule("mul"),
+    ),
+    Mutant(
+        TABLE,
+        "_scaled_entries(tags[0], 1 / divisor",
+        "_scaled_entries(tags[0], divisor",
+        rule("div"),
+    ),
+    Mutant(
+        TABLE,
+        "np.broadcast_to(entries.factor * factor, shape)",
+        "np.broadcast_to(entries.factor, shape)",
+        rule("mul"),
+    ),
     Mutant(TABLE, "math.sqrt(repeats)), rows=None)", "1.0), rows=None)", rule("gather")),
     Mutant(TABLE, "math.sqrt(windows)), rows=None)", "1.0), rows=None)", rule("gather")),
-    Mutant(TABLE, '(math.sqrt(windows),), distance=number)', '(1.0,), distance=number)',
-           rule("gather")),
+    Mutant(
+        TABLE, "(math.sqrt(windows),), distance=number)", "(1.0,), distance=number)", rule("gather")
+    ),
     Mutant(TABLE, "if inside.size == index.size:", "if True:", rule("gather")),
-    Mutant(TABLE, "return join(rec, [rec.moved(tag) for tag in tags[:2]])",
-           "return rec.moved(tags[0])", rule("dynamic_update_slice")),
-    Mutant(TABLE, "return _extreme(rec, eqn, values[1:], tags[1:], out)",
-           "return _extreme(rec, eqn, values[1:2], tags[1:2], out)", rule("select_n")),
+    Mutant(
+        TABLE,
+        "return join(rec, [rec.moved(tag) for tag in tags[:2]])",
+        "return rec.moved(tags[0])",
+        rule("dynamic_update_slice"),
+    ),
+    Mutant(
+        TABLE,
+        "return _extreme(rec, eqn, values[1:], tags[1:], out)",
+        "return _extreme(rec, eqn, values[1:2], tags[1:2], out)",
+        rule("select_n"),
+    ),
     Mutant(TABLE, "(1.0,) * len(parts))\n        found", "(1.0, 0.0))\n        found", rule("add")),
-    Mutant(TABLE, "rec.scale(moved, largest_spectral_norm(constant), rounded)",
-           "rec.scale(moved, 1.0, rounded)", rule("dot_general")),
-    Mutant(TABLE, "return _measured(rec, moved, sizes[1 - side], rounded)",
-           "return rec.scale(moved, 1.0, rounded)", rule("dot_general")),
-    Mutant(TABLE, "rec.scale(rec.moved(tags[0]), gather * norm, rounded)",
-           "rec.scale(rec.moved(tags[0]), norm, rounded)", rule("conv_general_dilated")),
-    Mutant(TABLE, "_measured(rec, rec.moved(tags[0]), kernel, rounded, gather)",
-           "rec.scale(rec.moved(tags[0]), gather, rounded)", rule("conv_general_dilated")),
-    Mutant(TABLE, "        (gain.gather,),\n", "        (0.0,),\n",
-           rule("dot_general", "conv_general_dilated") + ";" + HEADS),
-    Mutant(TABLE, "patches = jnp.sqrt(jnp.sum(geometry.squared_patch_norms(wide(values[0]))))",
-           "patches = jnp.sqrt(jnp.sum(jnp.square(wide(values[0]))))",
-           ROUNDING + "::test_patch_norms_are_never_below"),
-    Mutant(TABLE, 'slots = rec.slot(low - moved.rounding), rec.slot(high + moved.rounding)',
-           'slots = rec.slot(low), rec.slot(high)', ROUNDING),
+    Mutant(
+        TABLE,
+        "rec.scale(moved, largest_spectral_norm(constant), rounded)",
+        "rec.scale(moved, 1.0, rounded)",
+        rule("dot_general"),
+    ),
+    Mutant(
+        TABLE,
+        "return _measured(rec, moved, sizes[1 - side], rounded)",
+        "return rec.scale(moved, 1.0, rounded)",
+        rule("dot_general"),
+    ),
+    Mutant(
+        TABLE,
+        "rec.scale(rec.moved(tags[0]), gather * norm, rounded)",
+        "rec.scale(rec.moved(tags[0]), norm, rounded)",
+        rule("conv_general_dilated"),
+    ),
+    Mutant(
+        TABLE,
+        "_measured(rec, rec.moved(tags[0]), kernel, rounded, gather)",
+        "rec.scale(rec.moved(tags[0]), gather, rounded)",
+        rule("conv_general_dilated"),
+    ),
+    Mutant(
+        TABLE,
+        "        (gain.gather,),\n",
+        "        (0.0,),\n",
+        rule("dot_general", "conv_general_dilated") + ";" + HEADS,
+    ),
+    Mutant(
+        TABLE,
+        "patches = jnp.sqrt(jnp.sum(geometry.squared_patch_norms(wide(values[0]))))",
+        "patches = jnp.sqrt(jnp.sum(jnp.square(wide(values[0]))))",
+        ROUNDING + "::test_patch_norms_are_never_below",
+    ),
+    Mutant(
+        TABLE,
+        "slots = rec.slot(low - moved.rounding), rec.slot(high + moved.rounding)",
+        "slots = rec.slot(low), rec.slot(high)",
+        ROUNDING + "::test_sizes_of_products_and_quotients",
+    ),
     # Formulas of the nodes.
     Mutant(NODES, "return f[0] * distance\n", "return distance\n", rule("broadcast_in_dim")),
     Mutant(NODES, "return f[0] * args[0]\n", "return args[0]\n", rule("mul")),
     Mutant(NODES, "return f[0] * s[0] * args[0]", "return f[0] * args[0]", rule("mul")),
-    Mutant(NODES, "return (gain + f[0] * distance) * args[0] + distance * s[0]",
-           "return gain * args[0] + distance * s[0]", HEADS),
-    Mutant(NODES, "return (gain + f[0] * distance) * args[0] + distance * s[0]",
-           "return f[0] * distance * args[0] + distance * s[0]", rule("dot_general")),
-    Mutant(NODES, "return (gain + f[0] * distance) * args[0] + distance * s[0]",
-           "return (gain + f[0] * distance) * args[0]", rule("dot_general")),
-    Mutant(NODES, "return f[0] * a * (s[1] + b) + s[0] * b", "return f[0] * a * s[1] + s[0] * b",
-           rule("dot_general")),
-    Mutant(NODES, "return f[0] * a * (s[1] + b) + s[0] * b", "return f[0] * a * (s[1] + b)",
-           rule("dot_general")),
-    Mutant(NODES, "return f[0] * a * (s[1] + b) + s[0] * b", "return s[0] * b", rule("dot_general")),
-    Mutant(NODES, "jnp.minimum(fa * (b_inf + b), fb * (b_two + b)) * a",
-           "jnp.minimum(fa * b_inf, fb * b_two) * a", rule("mul")),
-    Mutant(NODES, "return first + jnp.minimum(fb * a_inf, fa * a_two) * b", "return first",
-           rule("mul")),
-    Mutant(NODES, "jnp.minimum(fb * a_inf, fa * a_two) * b", "jnp.minimum(a_inf, a_two) * b",
-           rule("mul")),
+    Mutant(
+        NODES,
+        "return (gain + f[0] * distance) * args[0] + distance * s[0]",
+        "return gain * args[0] + distance * s[0]",
+        HEADS,
+    ),
+    Mutant(
+        NODES,
+        "return (gain + f[0] * distance) * args[0] + distance * s[0]",
+        "return f[0] * distance * args[0] + distance * s[0]",
+        rule("dot_general"),
+    ),
+    Mutant(
+        NODES,
+        "return (gain + f[0] * distance) * args[0] + distance * s[0]",
+        "return (gain + f[0] * distance) * args[0]",
+        rule("dot_general"),
+    ),
+    Mutant(
+        NODES,
+        "return f[0] * a * (s[1] + b) + s[0] * b",
+        "return f[0] * a * s[1] + s[0] * b",
+        rule("dot_general"),
+    ),
+    Mutant(
+        NODES,
+        "return f[0] * a * (s[1] + b) + s[0] * b",
+        "return f[0] * a * (s[1] + b)",
+        rule("dot_general"),
+    ),
+    Mutant(
+        NODES, "return f[0] * a * (s[1] + b) + s[0] * b", "return s[0] * b", rule("dot_general")
+    ),
+    Mutant(
+        NODES,
+        "jnp.minimum(fa * (b_inf + b), fb * (b_two + b)) * a",
+        "jnp.minimum(fa * b_inf, fb * b_two) * a",
+        rule("mul"),
+    ),
+    Mutant(
+        NODES, "return first + jnp.minimum(fb * a_inf, fa * a_two) * b", "return first", rule("mul")
+    ),
+    Mutant(
+        NODES,
+        "jnp.minimum(fb * a_inf, fa * a_two) * b",
+        "jnp.minimum(a_inf, a_two) * b",
+        rule("mul"),
+    ),
     Mutant(NODES, "room = smallest - b\n", "room = smallest\n", rule("div")),
     Mutant(NODES, "(fa * a + fb * b * quotient)", "(fa * a)", rule("div")),
-    Mutant(NODES, "jnp.where(room > 0, bound, jnp.inf)", "bound", RULES + "::test_a_quotient_without_room_is_infinite"),
-    Mutant(NODES, "(s[0] - args[0], s[1] + args[0], *f)", "(s[0], s[1], *f)",
-           rule("exp", "log", "square")),
-    Mutant(NODES, '"square": lambda low, high: 2 * _size(low, high)',
-           '"square": lambda low, high: 2 * jnp.abs(high)', rule("square")),
+    Mutant(
+        NODES,
+        "jnp.where(room > 0, bound, jnp.inf)",
+        "bound",
+        RULES + "::test_a_quotient_without_room_is_infinite",
+    ),
+    Mutant(
+        NODES,
+        "(s[0] - args[0], s[1] + args[0], *f)",
+        "(s[0], s[1], *f)",
+        rule("exp", "log", "square"),
+    ),
+    Mutant(
+        NODES,
+        '"square": lambda low, high: 2 * _size(low, high)',
+        '"square": lambda low, high: 2 * jnp.abs(high)',
+        rule("square"),
+    ),
     Mutant(NODES, "0.5 / (t * jnp.sqrt(t))", "0.5 / jnp.sqrt(t)", rule("rsqrt")),
-    Mutant(NODES, "jnp.where(low > 0, low, 1)), jnp.inf)", "jnp.where(low > 0, low, 1)), 0.0)",
-           RULES + "::test_slopes_are_the_largest_on_the_interval"),
+    Mutant(
+        NODES,
+        "jnp.where(low > 0, low, 1)), jnp.inf)",
+        "jnp.where(low > 0, low, 1)), 0.0)",
+        RULES + "::test_slopes_are_the_largest_on_the_interval",
+    ),
     Mutant(NODES, "jnp.exp2(high) * 0.6931471805599454", "jnp.exp2(high) * 0.5", rule("exp2")),
     # Loops, calls and equations with several results.
-    Mutant(WALK, "stacked_tags.append(self._stacked([collected[i][1][number] for i in steps]))",
-           "stacked_tags.append(collected[steps[-1]][1][number])", LOOPS),
-    Mutant(WALK, "return [Entries(index, factor) for index, factor in pairs]",
-           "return [next(iter([Entries(i, f) for i, f in pairs]))] * len(outs)", LOOPS),
-    Mutant(WALK, "if name in _SEVERAL:  # each result has the provenance of its own operand\n            return list(tags)",
-           "if name in _SEVERAL:\n            return [tags[0]] * len(tags)", rule("optimization_barrier")),
-    Mutant(WALK, 'if name == "reduce_precision":\n            return [values[0]]\n', "",
-           "test_grammar.py::test_casts_are_the_identity"),
-    Mutant(WALK, "return self.recorder.scale(self.recorder.moved(tag), constant, rounded)",
-           "return self.recorder.scale(self.recorder.moved(tag), 0.9 * constant, rounded)",
-           RULES + "::test_activations_are_recognized"),
-    Mutant(WALK, "rounded = rounded + rounding(value, FUNCTION)", "pass",
-           ROUNDING + "::test_activations_that_cancel_at_negative_inputs"),
-    Mutant(WALK, "rounded = rounded + found[0].rounding", "pass",
-           ROUNDING + "::test_a_told_activation_that_rounds"),
+    Mutant(
+        WALK,
+        "stacked_tags.append(self._stacked([collected[i][1][number] for i in steps]))",
+        "stacked_tags.append(collected[steps[-1]][1][number])",
+        LOOPS,
+    ),
+    Mutant(
+        WALK,
+        "return [Entries(index, factor) for index, factor in pairs]",
+        "return [next(iter([Entries(i, f) for i, f in pairs]))] * len(outs)",
+        LOOPS,
+    ),
+    Mutant(
+        WALK,
+        "if name in _SEVERAL:  # each result has the provenance of its own operand\n            return list(tags)",
+        "if name in _SEVERAL:\n            return [tags[0]] * len(tags)",
+        rule("optimization_barrier"),
+    ),
+    Mutant(
+        WALK,
+        'if name == "reduce_precision":\n            return [values[0]]\n',
+        "",
+        "test_grammar.py::test_casts_are_the_identity",
+    ),
+    Mutant(
+        WALK,
+        "return self.recorder.scale(self.recorder.moved(tag), constant, rounded)",
+        "return self.recorder.scale(self.recorder.moved(tag), 0.9 * constant, rounded)",
+        RULES + "::test_activations_are_recognized",
+    ),
+    Mutant(
+        WALK,
+        "rounded = rounded + rounding(value, FUNCTION)",
+        "pass",
+        ROUNDING + "::test_activations_that_cancel_at_negative_inputs",
+    ),
+    Mutant(
+        WALK,
+        "rounded = rounded + found[0].rounding",
+        "pass",
+        ROUNDING + "::test_a_told_activation_that_rounds",
+    ),
     Mutant(ACTS, "_always(1.0999)", "_always(1.09)", RULES + "::test_constants_of_activations"),
     Mutant(ACTS, "_always(0.5)", "_always(0.45)", RULES + "::test_constant_of_softmax"),
-    Mutant(ACTS, "lambda slope: max(1.0, abs(slope))", "lambda slope: 1.0",
-           RULES + "::test_constants_of_activations"),
-    Mutant(ACTS, "if not isinstance(b, Literal) or not np.array_equal(a.val, b.val):",
-           "if not isinstance(b, Literal):", RULES + "::test_a_name_proves_nothing"),
+    Mutant(
+        ACTS,
+        "lambda slope: max(1.0, abs(slope))",
+        "lambda slope: 1.0",
+        RULES + "::test_constants_of_activations",
+    ),
+    Mutant(
+        ACTS,
+        "if not isinstance(b, Literal) or not np.array_equal(a.val, b.val):",
+        "if not isinstance(b, Literal):",
+        RULES + "::test_a_name_proves_nothing",
+    ),
     # Rounding.
-    Mutant(NETWORK, "gaps = (logits[y] - logits) - 1.5 * off\n", "gaps = logits[y] - logits\n", ROUNDING),
-    Mutant(NETWORK, "gaps = gaps - 1e-15 * (jnp.abs(logits[y]) + jnp.abs(logits) + 1.5 * off)\n",
-           "pass\n", ROUNDING),
-    Mutant(TABLE, "rounded = rounding(out, ARITHMETIC)\n    if len(parts) == 1:",
-           "rounded = 0.0\n    if len(parts) == 1:", ROUNDING),
-    Mutant(TABLE, "rounded = ARITHMETIC * (terms + 8) * frobenius * size + UNDERFLOW", "rounded = 0.0",
-           ROUNDING),
-    Mutant(TABLE, "upper = size * ROOM + gain.gather * moved.rounding + UNDERFLOW", "upper = size",
-           ROUNDING),
-    Mutant(TABLE, "return float(np.linalg.norm(matrix, 2)) + room",
-           "return float(np.linalg.norm(matrix, 2))", ROUNDING),
-    Mutant(VALUES, "2.0**-50, 2.0**-42", "2.0**-50, 2.0**-50", ROUNDING),
-    Mutant(VALUES, "rounded = ARITHMETIC * factor * size + UNDERFLOW", "pass", ROUNDING),
-    Mutant(VALUES, "return found, found * ROOM + arg.rounding + UNDERFLOW", "return found, found",
-           ROUNDING),
-    Mutant(VALUES, "return found, found + arg.rounding", "return found, found", ROUNDING),
-    Mutant(TABLE, "rec.slot(quotient + draft.rounding), rec.slot(smallest - args[1].rounding)",
-           "rec.slot(quotient), rec.slot(smallest)", ROUNDING),
+    Mutant(
+        NETWORK,
+        "gaps = (logits[y] - logits) - 1.5 * off\n",
+        "gaps = logits[y] - logits\n",
+        ROUNDING + "::test_gaps_are_never_above_the_exact_ones[constant_before_relu]",
+    ),
+    Mutant(
+        NETWORK,
+        "gaps = gaps - 1e-15 * (jnp.abs(logits[y]) + jnp.abs(logits) + 1.5 * off)\n",
+        "pass\n",
+        ROUNDING + "::test_plain_logits_whose_difference_is_rounded",
+    ),
+    Mutant(
+        TABLE,
+        "rounded = rounding(out, ARITHMETIC)\n    if len(parts) == 1:",
+        "rounded = 0.0\n    if len(parts) == 1:",
+        ROUNDING + "::test_gaps_are_never_above_the_exact_ones[constant_before_relu]",
+    ),
+    Mutant(
+        TABLE,
+        "rounded = ARITHMETIC * (terms + 8) * frobenius * size + UNDERFLOW",
+        "rounded = 0.0",
+        ROUNDING + "::test_gaps_are_never_above_the_exact_ones[inner_product_cancels]",
+    ),
+    Mutant(
+        TABLE,
+        "upper = size * ROOM + gain.gather * moved.rounding + UNDERFLOW",
+        "upper = size",
+        ROUNDING + "::test_norms_of_data_are_never_below",
+    ),
+    Mutant(
+        TABLE,
+        "return float(np.linalg.norm(matrix, 2)) + room",
+        "return float(np.linalg.norm(matrix, 2))",
+        ROUNDING + "::test_spectral_norms_cover_the_error_of_lapack",
+    ),
+    Mutant(
+        VALUES,
+        "2.0**-50, 2.0**-42",
+        "2.0**-50, 2.0**-50",
+        ROUNDING + "::test_functions_are_as_exact_as_assumed[log1p]",
+    ),
+    Mutant(
+        VALUES,
+        "rounded = ARITHMETIC * factor * size + UNDERFLOW",
+        "pass",
+        ROUNDING + "::test_gaps_are_never_above_the_exact_ones[scaled_weights_cancel]",
+    ),
+    Mutant(
+        VALUES,
+        "return found, found * ROOM + arg.rounding + UNDERFLOW",
+        "return found, found",
+        ROUNDING + "::test_sizes_of_products_and_quotients",
+    ),
+    Mutant(
+        VALUES,
+        "return found, found + arg.rounding",
+        "return found, found",
+        ROUNDING + "::test_sizes_of_products_and_quotients",
+    ),
+    Mutant(
+        TABLE,
+        "rec.slot(quotient + draft.rounding), rec.slot(smallest - args[1].rounding)",
+        "rec.slot(quotient), rec.slot(smallest)",
+        ROUNDING + "::test_sizes_of_products_and_quotients",
+    ),
     # Distances and norms.
-    Mutant(DISTANCES, "size = largest_spectral_norm(found)", "size = largest_spectral_norm(found[:1])",
-           rule("dot_general") + ";" + HEADS),
-    Mutant(DISTANCES, "size = float(np.linalg.norm(found))", "size = float(np.max(np.abs(found)))",
-           ROUNDING + "::test_distances_are_never_below"),
-    Mutant(DISTANCES, "size = float(np.max(np.linalg.norm(found, axis=1)))",
-           "size = float(np.min(np.linalg.norm(found, axis=1)))",
-           ROUNDING + "::test_distances_are_never_below"),
-    Mutant(DISTANCES, "size = float(np.max(row_differences(found)))",
-           "size = float(np.max(np.linalg.norm(found, axis=1)))",
-           ROUNDING + "::test_distances_are_never_below"),
-    Mutant(DISTANCES, "size = float(np.max(found) - np.min(found))",
-           "size = float(np.max(np.abs(found)))", ROUNDING + "::test_distances_are_never_below"),
-    Mutant(DISTANCES, "size += ARITHMETIC * float(np.max(np.abs(found)))", "pass", ROUNDING),
-    Mutant(DISTANCES, "return size * ROOM + 1e-300", "return size", ROUNDING),
-    Mutant(DISTANCES, "(found + ARITHMETIC * (sizes + sizes[:, None]))", "found", ROUNDING),
-    Mutant(DISTANCES, "coded_distance(exponent, unit) >= distance * ROOM",
-           "coded_distance(exponent, unit) >= distance", LATTICE),
+    Mutant(
+        DISTANCES,
+        "size = largest_spectral_norm(found)",
+        "size = largest_spectral_norm(found[:1])",
+        rule("dot_general") + ";" + HEADS,
+    ),
+    Mutant(
+        DISTANCES,
+        "size = float(np.linalg.norm(found))",
+        "size = float(np.max(np.abs(found)))",
+        ROUNDING + "::test_distances_are_never_below",
+    ),
+    Mutant(
+        DISTANCES,
+        "size = float(np.max(np.linalg.norm(found, axis=1)))",
+        "size = float(np.min(np.linalg.norm(found, axis=1)))",
+        ROUNDING + "::test_distances_are_never_below",
+    ),
+    Mutant(
+        DISTANCES,
+        "size = float(np.max(row_differences(found)))",
+        "size = float(np.max(np.linalg.norm(found, axis=1)))",
+        ROUNDING + "::test_distances_are_never_below",
+    ),
+    Mutant(
+        DISTANCES,
+        "size = float(np.max(found) - np.min(found))",
+        "size = float(np.max(np.abs(found)))",
+        ROUNDING + "::test_distances_are_never_below",
+    ),
+    Mutant(
+        DISTANCES,
+        "size += ARITHMETIC * float(np.max(np.abs(found)))",
+        "pass",
+        ROUNDING + "::test_differences_that_vanish_in_rounding",
+    ),
+    Mutant(
+        DISTANCES,
+        "return size * ROOM + 1e-300",
+        "return size",
+        ROUNDING + "::test_distances_are_never_below",
+    ),
+    Mutant(
+        DISTANCES,
+        "(found + ARITHMETIC * (sizes + sizes[:, None]))",
+        "found",
+        ROUNDING + "::test_differences_that_vanish_in_rounding",
+    ),
+    Mutant(
+        DISTANCES,
+        "coded_distance(exponent, unit) >= distance * ROOM",
+        "coded_distance(exponent, unit) >= distance",
+        LATTICE,
+    ),
     Mutant(DISTANCES, "/ math.sqrt(12)", "/ math.sqrt(6)", LATTICE),
     Mutant(DISTANCES, "math.sqrt(shape[1] / 6)", "math.sqrt(shape[1] / 12)", LATTICE),
     Mutant(DISTANCES, "parts.append(one_of(2))\n", "", LATTICE),
-    Mutant(DISTANCES, "gain.gather * largest_spectral_norm(matrices)", "largest_spectral_norm(matrices)",
-           RULES + "::test_operator_norms_of_convolutions"),
-    Mutant(DISTANCES, "(w.size - 1) * w.dilation for w in", "0 for w in",
-           RULES + "::test_operator_norms_of_convolutions"),
-    Mutant(DISTANCES, "largest = max(largest, float(np.max(found)) + float(room))",
-           "largest = max(largest, float(np.mean(found)))",
-           RULES + "::test_the_torus_is_the_better_of_two_norms"),
+    Mutant(
+        DISTANCES,
+        "gain.gather * largest_spectral_norm(matrices)",
+        "largest_spectral_norm(matrices)",
+        RULES + "::test_operator_norms_of_convolutions",
+    ),
+    Mutant(
+        DISTANCES,
+        "(w.size - 1) * w.dilation for w in",
+        "0 for w in",
+        RULES + "::test_operator_norms_of_convolutions",
+    ),
+    Mutant(
+        DISTANCES,
+        "largest = max(largest, float(np.max(found)) + float(room))",
+        "largest = max(largest, float(np.mean(found)))",
+        RULES + "::test_the_torus_is_the_better_of_two_norms",
+    ),
     # Counting.
     Mutant(COUNTING, "math.sqrt(2) * ROOM * moved", "moved", HEADS),
-    Mutant(COUNTING, "first = (pairs[y] + rows) * moved[:, None]", "first = pairs[y] * moved[:, None]",
-           HEADS),
-    Mutant(COUNTING, "first = (pairs[y] + rows) * moved[:, None]", "first = rows * moved[:, None]", HEADS),
+    Mutant(
+        COUNTING,
+        "first = (pairs[y] + rows) * moved[:, None]",
+        "first = pairs[y] * moved[:, None]",
+        HEADS,
+    ),
+    Mutant(
+        COUNTING,
+        "first = (pairs[y] + rows) * moved[:, None]",
+        "first = rows * moved[:, None]",
+        HEADS,
+    ),
     Mutant(COUNTING, "(rows * slots[head.slot])[:, None]", "0.0", HEADS),
     Mutant(COUNTING, " + ranges) * ROOM", ") * ROOM", HEADS),
     Mutant(TABLE, "return replace(rows, biases=(*rows.biases, bias))", "return rows", HEADS),
     # Lengths.
-    Mutant(CODE, "parts.append(coin(int(beyond.size), int(np.sum(beyond - levels))))", "pass", LATTICE),
+    Mutant(
+        CODE, "parts.append(coin(int(beyond.size), int(np.sum(beyond - levels))))", "pass", LATTICE
+    ),
     Mutant(CODE, "parts.append(Length(((nonzero, 2, 1),)))", "pass", LATTICE),
-    Mutant(CODE, "parts.append(coin(asked - yes, yes))",
-           "parts.append(coin(asked - yes, yes)) if level else None", LATTICE),
+    Mutant(
+        CODE,
+        "parts.append(coin(asked - yes, yes))",
+        "parts.append(coin(asked - yes, yes)) if level else None",
+        LATTICE,
+    ),
     Mutant(CODE, "one_of(min(self.matrices[1:])),", "", LATTICE),
     Mutant(CODE, "symbols_length(self.symbols[left:], self.levels),", "", LATTICE),
     Mutant(CODE, "integer(self.step - before)", "integer(0)", LATTICE),
     Mutant(CODE, "positive_integer(self.levels)]", "one_of(1)]", LATTICE),
     Mutant(CODE, "return one_of(3)\n", "return one_of(2)\n", LATTICE),
     Mutant(CERT, "one_of(self.tried)", "one_of(1)", LATTICE),
-    Mutant(LENGTHS, "3 * (abs(j) + 1) * (abs(j) + 2), 2", "(abs(j) + 1) * (abs(j) + 2), 1", LATTICE),
-    Mutant(LENGTHS, "ratios = ((no + yes, 4, 1),) if no + yes else ()", "ratios = ((no + yes, 2, 1),) if no + yes else ()",
-           LATTICE),
+    Mutant(
+        LENGTHS, "3 * (abs(j) + 1) * (abs(j) + 2), 2", "(abs(j) + 1) * (abs(j) + 2), 1", LATTICE
+    ),
+    Mutant(
+        LENGTHS,
+        "ratios = ((no + yes, 4, 1),) if no + yes else ()",
+        "ratios = ((no + yes, 2, 1),) if no + yes else ()",
+        LATTICE,
+    ),
     Mutant(LENGTHS, "(1, no + yes), ", "", LATTICE),
-    Mutant(LENGTHS, "return total + (size + 1)", "return total - (size + 1)", ROUNDING),
-    Mutant(GUARANTEE, "high * room)", "low)", ROUNDING),
-    Mutant(GUARANTEE, "(1 / Decimal(delta)).ln()", "Decimal(0)", ROUNDING),
-    Mutant(GUARANTEE, "return found if Decimal(found) >= value else math.nextafter(found, math.inf)",
-           "return found", ROUNDING),
-    Mutant(KL, "(jnp.zeros_like(q), 1 - q))[1]", "(jnp.zeros_like(q), 1 - q))[0]", ROUNDING),
-]  # fmt: skip
+    Mutant(
+        LENGTHS,
+        "return total + (size + 1)",
+        "return total - (size + 1)",
+        ROUNDING + "::test_lengths_are_rounded_up",
+    ),
+    Mutant(
+        GUARANTEE,
+        "high * room)",
+        "low)",
+        ROUNDING + "::test_upper_bound_is_the_upper_end_of_its_bracket",
+    ),
+    Mutant(
+        GUARANTEE,
+        "(1 / Decimal(delta)).ln()",
+        "Decimal(0)",
+        ROUNDING + "::test_upper_bound_against_150_digits",
+    ),
+    Mutant(
+        GUARANTEE,
+        "return found if Decimal(found) >= value else math.nextafter(found, math.inf)",
+        "return found",
+        ROUNDING + "::test_floats_are_rounded_up",
+    ),
+    Mutant(
+        KL,
+        "(jnp.zeros_like(q), 1 - q))[1]",
+        "(jnp.zeros_like(q), 1 - q))[0]",
+        ROUNDING + "::test_kl_inverse_is_the_upper_end_of_its_bracket",
+    ),
+]
 
 
 def arguments(tests: str) -> list[str]:
@@ -257,12 +565,16 @@ def survives(mutant: Mutant) -> bool:
     """Run in a process of its own, where nothing of the package is imported yet."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ("rankjax", "tests"):
-            shutil.copytree(ROOT / name, f"{folder}/{name}", ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                ROOT / name, f"{folder}/{name}", ignore=shutil.ignore_patterns("__pycache__")
+            )
         shutil.copy(ROOT / "pyproject.toml", folder)
         path = Path(folder) / "rankjax" / mutant.file
         text = path.read_text()
         if text.count(mutant.old) != 1:
-            raise SystemExit(f"{mutant.file}: {mutant.old!r} is there {text.count(mutant.old)} times")
+            raise SystemExit(
+                f"{mutant.file}: {mutant.old!r} is there {text.count(mutant.old)} times"
+            )
         path.write_text(text.replace(mutant.old, mutant.new))
         os.chdir(folder)
         sys.path[:] = [folder, *(p for p in sys.path if p and Path(p).resolve() != ROOT)]
@@ -283,7 +595,6 @@ def survives(mutant: Mutant) -> bool:
 def main(part: str, processes: int) -> int:
     """Run them all, a few at a time; how many survive."""
     # Imported once, before the processes are forked; no computation is done here.
-    import hypothesis  # noqa: F401
     import jax.numpy  # noqa: F401
     import pytest  # noqa: F401
 
@@ -308,7 +619,10 @@ def main(part: str, processes: int) -> int:
         word = {3: "SURVIVED", 4: "killed"}.get(code, "BROKEN")
         (survivors if code == 3 else broken if code != 4 else []).append(mutant)
         where = Path(mutant.file).stem
-        print(f"{word:8} {time.time() - start:5.0f} s  {where:13} {mutant.old[:60]!r} -> {mutant.new[:50]!r}", flush=True)
+        print(
+            f"{word:8} {time.time() - start:5.0f} s  {where:13} {mutant.old[:60]!r} -> {mutant.new[:50]!r}",
+            flush=True,
+        )
     print(f"{len(chosen)} mutants, {len(survivors)} survivors, {len(broken)} that could not be run")
     return len(survivors) + len(broken)
 

@@ -21,7 +21,6 @@ from rankjax.certificates.theorem._values import (
     Distance,
     Entries,
     Gain,
-    Moved,
     Recorder,
     Tag,
     Unknown,

@@ -15,7 +15,7 @@ from rankjax.certificates.theorem._nodes import Node, evaluate
 from rankjax.network.convolution import Convolution
 
 #: Relative error of one arithmetic operation in float64, and of exp, tanh and their like. Most are
-#: right to a few units of 2^-53; XLA's exp2 and log1p are off by hundreds of them (a test measures).
+#: right to a few units of 2^-53; XLA's exp2 and log1p are off by hundreds of them.
 ARITHMETIC, FUNCTION = 2.0**-50, 2.0**-42
 #: Whatever underflows is smaller than this.
 UNDERFLOW = 1e-300

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-TOKENS, CHANNELS = (1, 2, 3), (2, 3)
+TOKENS, CHANNELS = (1, 3), (2,)
 
 
 @dataclass
@@ -65,7 +65,9 @@ class Draft:
 
 def matrix(d: Draft, rows: int, columns: int):
     """A matrix made of weights, as networks make them."""
-    how = d.pick(["plain", "plain", "transposed", "low rank", "normalized", "cast", "scaled", "joined"])
+    how = d.pick(
+        ["plain", "plain", "transposed", "low rank", "normalized", "cast", "scaled", "joined"]
+    )
     w = d.weight(rows, columns)
     if how == "transposed" and rows == columns:
         return lambda p: p[w].T
@@ -122,7 +124,12 @@ def constant_product(d):
 def convolution(d):
     t, c = d.shape
     groups = d.pick([1, 1, c])
-    size, stride, dilation, spread = d.pick([1, 2, 3]), d.pick([1, 2]), d.pick([1, 2]), d.pick([1, 2])
+    size, stride, dilation, spread = (
+        d.pick([1, 2, 3]),
+        d.pick([1, 2]),
+        d.pick([1, 2]),
+        d.pick([1, 2]),
+    )
     out = c if groups == c else d.pick(CHANNELS)
     low, high = d.pick([0, 1, 2]), d.pick([0, 1, 2])
     wide = (t - 1) * spread + 1 + low + high - (size - 1) * dilation
@@ -137,9 +144,10 @@ def convolution(d):
             h[None], p[k], (stride,), ((low, high),), (spread,), (dilation,),
             ("NWC", "WIO", "NWC"), groups,
         )[0] + p[b]  # fmt: skip
-        return found[:3]
+        return found[:kept]
 
-    d.add("convolution", step, (min(tokens, 3), out))
+    kept = 3 if tokens >= 3 else 1
+    d.add("convolution", step, (kept, out))
 
 
 ACTIVATIONS = (
@@ -205,9 +213,10 @@ def pooling(d):
 
     def step(p, h, x):
         found = lax.reduce_window(h, start, f, (size, 1), (stride, 1), "SAME")
-        return found / size if kind == "mean" else found
+        return (found / size if kind == "mean" else found)[:kept]
 
-    d.add(f"{kind} pooling", step, (-(-t // stride), c))
+    kept = 3 if t == 3 and stride == 1 else 1
+    d.add(f"{kind} pooling", step, (kept, c))
 
 
 def loop(d):
@@ -359,12 +368,12 @@ def outer(d):
 
 
 def embedding(d):
-    t, c = d.shape
+    c = d.shape[1]
     e = d.weight(4, c)
 
     def step(p, h, x):
         ids = jnp.clip((x[:, 0] * 2).astype(int), 0, 3)
-        return jnp.concatenate([h, p[e][ids]])[:3]
+        return jnp.concatenate([h, p[e][ids]])[-3:]
 
     d.add("embedding", step, (3, c))
 
@@ -380,7 +389,9 @@ def taken(d):
             return h[places]
         if kind == "data":
             return h[jnp.minimum(jnp.stack([at, at, 0 * at]), t - 1)]
-        return h[::-1] if kind == "flip" else lax.dynamic_slice(jnp.tile(h, (2, 1)), (at, 0), (t, c))
+        return (
+            h[::-1] if kind == "flip" else lax.dynamic_slice(jnp.tile(h, (2, 1)), (at, 0), (t, c))
+        )
 
     d.add(f"taken ({kind})", step, (3, c) if kind in {"constant", "data"} else (t, c))
 
@@ -393,7 +404,9 @@ def reduced(d):
         mean = jnp.mean(h, axis=0, keepdims=True)
         if kind == "spread":
             return jnp.broadcast_to(jnp.max(h, axis=1, keepdims=True), h.shape) + mean
-        return {"mean": mean, "sum": h.sum(0)[None], "max": h.max(0)[None], "centered": h - mean}[kind]
+        return {"mean": mean, "sum": h.sum(0)[None], "max": h.max(0)[None], "centered": h - mean}[
+            kind
+        ]
 
     d.add(f"reduced ({kind})", step, (1, c) if kind in {"mean", "sum", "max"} else (t, c))
 

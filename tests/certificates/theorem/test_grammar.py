@@ -117,6 +117,7 @@ def test_heads_are_sound_and_tight():
     rows = np.stack([h[0], -h[0]], axis=1)
     small = 0.1
     for subtract in (False, True):
+
         def apply(p, x, subtract=subtract):
             return p["b"] - (p["w"] * x[0, :1]) @ p["a"] if subtract else head(p, x)
 
@@ -142,8 +143,12 @@ def test_heads_are_sound_and_tight():
     pair = {"a": np.ones((2, 2, 2))}
     change = {"a": np.stack([np.zeros((2, 2)), np.diag([1.0, -1.0])])}
     found = shares(
-        lambda p, x: jnp.einsum("bi,bij->bj", jnp.array([[0.0, 0.0], [1.0, 1.0]]) * x[0], p["a"])[1:] * 1.0,
-        pair, x, change,
+        lambda p, x: (
+            jnp.einsum("bi,bij->bj", jnp.array([[0.0, 0.0], [1.0, 1.0]]) * x[0], p["a"])[1:] * 1.0
+        ),
+        pair,
+        x,
+        change,
     )
     assert 1 - 1e-6 <= found[0] <= 1 + 1e-9
 

@@ -96,7 +96,9 @@ def test_kraft_sum_of_distances():
     pairs = itertools.product(exponents, repeat=2)
     found = sum(weight(distances_length(pair)) for pair in pairs)
     assert Fraction(4, 5) < found <= 1
-    assert sum(weight(distances_length((e,))) for e in [None, *range(-300, 301)]) > Fraction(99, 100)
+    assert sum(weight(distances_length((e,))) for e in [None, *range(-300, 301)]) > Fraction(
+        99, 100
+    )
 
 
 def test_the_step_is_coded_relative_to_the_one_before():
@@ -134,7 +136,10 @@ def test_finer_steps_are_longer_and_nearer():
     lengths = [code.length(code.step).nats() for code in codes]
     errors = [np.max(np.abs(moved - code.moved())) for code in codes]
     assert lengths == sorted(lengths)
-    assert all(e <= grid_step(c.step) / 2 or c.mode == "reference" for e, c in zip(errors, codes, strict=True))
+    assert all(
+        e <= grid_step(c.step) / 2 or c.mode == "reference"
+        for e, c in zip(errors, codes, strict=True)
+    )
     svd = np.linalg.svd(moved[None], full_matrices=False)
     coarse, fine = (factors_code("w", (4, 5), svd, 2, step) for step in (-16, -40))
     best = np.sqrt(np.sum(svd[1][0, 2:] ** 2))
@@ -174,7 +179,10 @@ def test_coded_distances_leave_room():
 
 @pytest.mark.parametrize(
     ("kind", "shape"),
-    [("spectral", (1, 30, 40)), ("norm", (200,)), ("row", (3, 300)), ("rows", (3, 300)), ("range", (40,))],
+    [
+        ("spectral", (1, 30, 40)), ("norm", (200,)), ("row", (3, 300)), ("rows", (3, 300)),
+        ("range", (40,)),
+    ],
 )  # fmt: skip
 def test_units_are_what_rounding_at_random_gives(kind, shape):
     size, steps = math.prod(shape), np.full(math.prod(shape), 0.25)

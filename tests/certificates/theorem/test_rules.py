@@ -108,12 +108,17 @@ CASES: dict[str, list[Case]] = {
     ],
     "dynamic_update_slice": [
         Case(lambda h, x: lax.dynamic_update_slice(h["a"], h["b"], (1,)), two(a=(4,), b=(2,))),
-        Case(lambda h, x: lax.dynamic_update_slice(h["a"], h["b"], (x["at"],)), two(a=(4,), b=(2,))),
+        Case(
+            lambda h, x: lax.dynamic_update_slice(h["a"], h["b"], (x["at"],)), two(a=(4,), b=(2,))
+        ),
         Case(lambda h, x: lax.dynamic_update_slice(x["v"], h["b"], (1,)), two(b=(2,))),
     ],
     "concatenate": [
         Case(lambda h, x: jnp.concatenate([h["a"], h["b"]]), two(a=(2,), b=(3,))),
-        Case(lambda h, x: jnp.concatenate([x["v"], h["a"], h["b"], h["c"]]), two(a=(2,), b=(3,), c=(1,))),
+        Case(
+            lambda h, x: jnp.concatenate([x["v"], h["a"], h["b"], h["c"]]),
+            two(a=(2,), b=(3,), c=(1,)),
+        ),
     ],
     "stack": [
         Case(lambda h, x: jnp.stack([h["a"], h["b"]]), two(a=(2,), b=(2,))),
@@ -178,7 +183,11 @@ CASES: dict[str, list[Case]] = {
         Case(lambda h, x: h["a"] * h["b"], two(a=(1,), b=(1,))),
         Case(lambda h, x: h["a"] * h["b"], {"a": np.full(3, 2.0), "b": np.full(3, -0.5)}),
         Case(lambda h, x: h["a"] * h["b"], {"a": np.eye(4)[0], "b": 3 * np.eye(4)[0]}),
-        Case(lambda h, x: h["a"] * h["b"], {"a": np.array([[2.0]]), "b": np.full((4, 1), -0.5)}, False),
+        Case(
+            lambda h, x: h["a"] * h["b"],
+            {"a": np.array([[2.0]]), "b": np.full((4, 1), -0.5)},
+            False,
+        ),
         Case(lambda h, x: h["a"] * h["b"], {"a": np.full((1, 3), 2.0), "b": np.full((2, 1), -0.5)}),
         Case(lambda h, x: h["a"] * h["b"], two(a=(2, 3), b=(2, 1)), False),
         Case(lambda h, x: h["a"] * h["a"], two(a=(1,))),
@@ -192,17 +201,22 @@ CASES: dict[str, list[Case]] = {
         Case(lambda h, x: h["a"] / h["b"], {"a": normal(2, 3), "b": normal(2, 1) + 5}, False),
     ],
     "max": [
-        Case(lambda h, x: jnp.maximum(h["a"], h["b"]), {"a": np.array([1.0, -1.0]), "b": np.zeros(2)}),
+        Case(
+            lambda h, x: jnp.maximum(h["a"], h["b"]), {"a": np.array([1.0, -1.0]), "b": np.zeros(2)}
+        ),
         Case(lambda h, x: jnp.maximum(h["a"], x["v"]), {"a": np.full((2, 1), 9.0)}),
         Case(lambda h, x: lax.max(h["a"], jnp.zeros((3, 2))), {"a": np.full((1, 1), 9.0)}),
     ],
     "min": [
-        Case(lambda h, x: jnp.minimum(h["a"], h["b"]), {"a": np.array([1.0, -1.0]), "b": np.zeros(2)}),
+        Case(
+            lambda h, x: jnp.minimum(h["a"], h["b"]), {"a": np.array([1.0, -1.0]), "b": np.zeros(2)}
+        ),
     ],
     "clamp": [
         Case(
             lambda h, x: lax.clamp(h["a"][0], h["b"], h["c"][0]),
-            {"a": np.array([-1.0]), "b": np.array([0.0, -3.0, 3.0]), "c": np.array([1.0])}, False,
+            {"a": np.array([-1.0]), "b": np.array([0.0, -3.0, 3.0]), "c": np.array([1.0])},
+            False,
         ),
         Case(
             lambda h, x: lax.clamp(h["a"], h["b"], h["c"]),
@@ -225,20 +239,24 @@ CASES: dict[str, list[Case]] = {
     "reduce_max": [Case(lambda h, x: jnp.max(h["a"], axis=1), {"a": ABC})],
     "reduce_min": [Case(lambda h, x: jnp.min(h["a"], axis=0), {"a": ABC})],
     "reduce_window_sum": [
-        Case(lambda h, x: lax.reduce_window(h["a"], 0.0, lax.add, (2,), (2,), "VALID"), two(a=(4,))),
         Case(
-            lambda h, x: lax.reduce_window(h["a"], 0.0, lax.add, (3,), (1,), [(2, 2)]), two(a=(1,)),
+            lambda h, x: lax.reduce_window(h["a"], 0.0, lax.add, (2,), (2,), "VALID"), two(a=(4,))
+        ),
+        Case(
+            lambda h, x: lax.reduce_window(h["a"], 0.0, lax.add, (3,), (1,), [(2, 2)]),
+            two(a=(1,)),
             False,
         ),
         Case(
             # All windows see one place and each place is in all: both counts are attained.
-            lambda h, x: lax.reduce_window(
-                h["a"], 0.0, lax.add, (2,), (1,), [(0, 0)], (1,), (1,)
-            ), two(a=(60,)), False,
+            lambda h, x: lax.reduce_window(h["a"], 0.0, lax.add, (2,), (1,), [(0, 0)], (1,), (1,)),
+            two(a=(60,)),
+            False,
         ),
         Case(
             lambda h, x: lax.reduce_window(h["a"], 0.0, lax.add, (2, 2), (2, 1), "SAME"),
-            two(a=(4, 5)), False,
+            two(a=(4, 5)),
+            False,
         ),
     ],
     "reduce_window_max": [
@@ -248,7 +266,8 @@ CASES: dict[str, list[Case]] = {
         ),
         Case(
             lambda h, x: lax.reduce_window(h["a"], -jnp.inf, lax.max, (2, 3), (1, 2), "SAME"),
-            {"a": np.eye(4)[[0, 2, 1]]}, False,
+            {"a": np.eye(4)[[0, 2, 1]]},
+            False,
         ),
     ],
     "reduce_window_min": [
@@ -262,7 +281,9 @@ CASES: dict[str, list[Case]] = {
         Case(lambda h, x: jnp.abs(h["a"] @ x["m"]), two(a=(3, 2))),
         Case(lambda h, x: jnp.einsum("bij,bj->bi", h["a"], x["m"]), two(a=(2, 3, 2)), False),
         Case(lambda h, x: h["a"] @ np.array([[3.0, 1.0], [0.0, -2.0]]), two(a=(3, 2)), "moved"),
-        Case(lambda h, x: h["a"] @ h["b"], {"a": np.ones((1, 1)), "b": np.array([[1.0, 0.0]])}, False),
+        Case(
+            lambda h, x: h["a"] @ h["b"], {"a": np.ones((1, 1)), "b": np.array([[1.0, 0.0]])}, False
+        ),
         Case(lambda h, x: h["a"] @ h["b"], {"a": np.full((1, 1), 3.0), "b": np.full((1, 1), -2.0)}),
         Case(lambda h, x: h["a"] @ h["b"], two(a=(2, 3), b=(3, 2)), False),
         Case(lambda h, x: (x["v"] @ h["a"]) @ h["b"] * 1.0, two(a=(3, 1), b=(1, 2))),
@@ -270,42 +291,49 @@ CASES: dict[str, list[Case]] = {
     ],
     "conv_general_dilated": [
         Case(lambda h, x: convolve(x["picture"], h["k"]) * 1.0, two(k=(2, 2, 3)), False),
-        Case(lambda h, x: convolve(x["picture"][:1], h["k"], (2, 2)) * 1.0, two(k=(3, 2, 3)), False),
+        Case(
+            lambda h, x: convolve(x["picture"][:1], h["k"], (2, 2)) * 1.0, two(k=(3, 2, 3)), False
+        ),
         Case(lambda h, x: convolve(x["picture"][:2], h["k"]) * 1.0, two(k=(2, 2, 1))),
         Case(
-            lambda h, x: convolve(h["a"], np.eye(3)[:, None], (2, 2)), two(a=(1, 1)),
+            lambda h, x: convolve(h["a"], np.eye(3)[:, None], (2, 2)),
+            two(a=(1, 1)),
             ways=("moved",),
         ),
         Case(
-            lambda h, x: convolve(h["a"], np.eye(3)[:, None], (2, 2), stride=2), two(a=(2, 1)),
+            lambda h, x: convolve(h["a"], np.eye(3)[:, None], (2, 2), stride=2),
+            two(a=(2, 1)),
             ways=("moved",),
         ),
         Case(
             lambda h, x: convolve(h["a"] * x["one"], h["k"], (1, 1)) * 1.0,
-            two(a=(4, 2), k=(2, 2, 3)), False,
+            two(a=(4, 2), k=(2, 2, 3)),
+            False,
         ),
         Case(
-            lambda h, x: convolve(
-                h["a"] * x["one"], h["k"], (2, 0), groups=2, dilation=2, spread=2
-            ) * 1.0,
-            two(a=(4, 2), k=(2, 1, 4)), False,
+            lambda h, x: (
+                convolve(h["a"] * x["one"], h["k"], (2, 0), groups=2, dilation=2, spread=2) * 1.0
+            ),
+            two(a=(4, 2), k=(2, 1, 4)),
+            False,
         ),
         Case(
             lambda h, x: convolve(convolve(x["picture"], h["j"])[0], h["k"], (1, 1)) * 1.0,
-            two(j=(2, 2, 2), k=(3, 2, 2)), False, ways=("weights",),
+            two(j=(2, 2, 2), k=(3, 2, 2)),
+            False,
+            ways=("weights",),
         ),
         Case(lambda h, x: convolve(h["a"], x["m"][None]), two(a=(3, 2)), ways=("moved",)),
     ],
     "convert_element_type": [
         Case(
-            lambda h, x: h["a"].astype(jnp.bfloat16).astype(float), {"a": ABC},
+            lambda h, x: h["a"].astype(jnp.bfloat16).astype(float),
+            {"a": ABC},
             truth=lambda h, x: h["a"],
         )
     ],
     "reduce_precision": [
-        Case(
-            lambda h, x: lax.reduce_precision(h["a"], 8, 3), {"a": ABC}, truth=lambda h, x: h["a"]
-        )
+        Case(lambda h, x: lax.reduce_precision(h["a"], 8, 3), {"a": ABC}, truth=lambda h, x: h["a"])
     ],
 }
 OLD_NAMES = {"copy_p"}  # of "copy", in older releases of JAX
@@ -359,7 +387,12 @@ def test_a_rule_is_sound_and_tight(name):
                 change = steepest(watched, jacobian, size, rng, starts=1)[1]
                 for sign in (1, -1):
                     moved = np.asarray(forward(jnp.asarray(coded + sign * change))) - base
-                    assert not np.linalg.norm(moved) > bound * (1 + 1e-12), (name, number, way, size)
+                    assert not np.linalg.norm(moved) > bound * (1 + 1e-12), (
+                        name,
+                        number,
+                        way,
+                        size,
+                    )
 
 
 def primitives(apply, params):
@@ -394,12 +427,12 @@ def test_slopes_are_the_largest_on_the_interval():
             slope = float(SLOPES[name.split()[0]](jnp.asarray(low), jnp.asarray(high), *constants))
             grid = jnp.linspace(low, high, 2001)
             slopes = np.abs(np.asarray(jax.vmap(jax.grad(function))(grid)))
-            if np.isfinite(slopes).all() and np.isfinite(np.asarray(function(grid))).all():
-                if not (low < 0 < high and name.split()[-1] in {"-3", "-2"}):
-                    assert slope >= slopes.max() * (1 - 1e-12)
-                    assert slope <= slopes.max() * (1 + 1e-9)
-                    continue
-            assert slope == np.inf
+            values = np.asarray(function(grid))
+            pole = low < 0 < high and name.split()[-1] in {"-3", "-2"}
+            if pole or not (np.isfinite(slopes).all() and np.isfinite(values).all()):
+                assert slope == np.inf
+            else:
+                assert slopes.max() * (1 - 1e-12) <= slope <= slopes.max() * (1 + 1e-9)
 
 
 def test_a_quotient_without_room_is_infinite():
@@ -414,9 +447,22 @@ def test_a_quotient_without_room_is_infinite():
 # --- norms of operators -----------------------------------------------------------------------
 
 
-def convolution_gain(inputs, size, outputs, padding=(0, 0), stride=1, dilation=1, spread=1, inner=1, outer=1, groups=1):
+def convolution_gain(
+    inputs,
+    size,
+    outputs,
+    padding=(0, 0),
+    stride=1,
+    dilation=1,
+    spread=1,
+    inner=1,
+    outer=1,
+    groups=1,
+):
     window = Window(inputs, outputs, size, stride, padding, dilation, spread)
-    numbers = lax.conv_dimension_numbers((1, inputs, inner * groups), (size, inner, outer * groups), WNC)
+    numbers = lax.conv_dimension_numbers(
+        (1, inputs, inner * groups), (size, inner, outer * groups), WNC
+    )
     geometry = Convolution((window,), groups, numbers)
     index = np.arange(groups * outer * size * inner).reshape(groups, outer, size * inner)
     return Gain(Entries.plain(index), geometry.gather_norm, geometry, (size,)), geometry
@@ -433,14 +479,18 @@ def test_operator_norms_of_convolutions(seed):
         padding = (padding[0] + 1 - wide, padding[1])
         wide = 1
     outputs = -(-wide // stride)
-    gain, _ = convolution_gain(inputs, size, outputs, padding, stride, dilation, spread, inner, outer, groups)
+    gain, _ = convolution_gain(
+        inputs, size, outputs, padding, stride, dilation, spread, inner, outer, groups
+    )
     weights = rng.normal(size=gain.entries.index.size)
     kernel = np.moveaxis(
         matrix_of(gain.entries, weights).reshape(groups * outer, size, inner), 0, -1
     )
 
     def apply(h):
-        return jnp.ravel(convolve(h, jnp.asarray(kernel), padding, stride, groups, dilation, spread))
+        return jnp.ravel(
+            convolve(h, jnp.asarray(kernel), padding, stride, groups, dilation, spread)
+        )
 
     matrix = np.asarray(jax.jacfwd(apply)(jnp.zeros((inputs, inner * groups))))
     matrix = matrix.reshape(len(matrix), -1)
@@ -491,6 +541,7 @@ def test_constant_of_softmax():
 
 def factor_of(function, shape=(3,)):
     """What the recursion says of one activation, as a factor."""
+
     def apply(p, x):
         return (function(p["a"] * x["one"][0] + 0.0) * 1.0).reshape(1, -1)
 
