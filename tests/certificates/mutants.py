@@ -247,7 +247,19 @@ MUTANTS = [
         "jnp.minimum(a_inf, a_two) * b",
         rule("mul"),
     ),
-    Mutant(NODES, "room = smallest - b\n", "room = smallest\n", rule("div")),
+    Mutant(NODES, "room = smallest - b * ROOM\n", "room = smallest\n", rule("div")),
+    Mutant(
+        NODES,
+        "room = smallest - b * ROOM\n",
+        "room = smallest - b\n",
+        RULES + "::test_what_is_subtracted_has_room",
+    ),
+    Mutant(
+        NODES,
+        "moved = args[0] * ROOM",
+        "moved = args[0]",
+        RULES + "::test_what_is_subtracted_has_room",
+    ),
     Mutant(NODES, "(fa * a + fb * b * quotient)", "(fa * a)", rule("div")),
     Mutant(
         NODES,
@@ -257,7 +269,7 @@ MUTANTS = [
     ),
     Mutant(
         NODES,
-        "(s[0] - args[0], s[1] + args[0], *f)",
+        "(s[0] - moved, s[1] + moved, *f)",
         "(s[0], s[1], *f)",
         rule("exp", "log", "square"),
     ),

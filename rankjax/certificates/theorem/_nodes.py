@@ -21,6 +21,11 @@ Op = Literal[
 ]  # fmt: skip
 
 
+#: Covers the rounding of a chain of sums, products and roots of non-negative numbers. What is
+#: subtracted from a size (``local``, ``quotient``) needs it at once: there errors are enlarged.
+ROOM = 1 + 1e-12
+
+
 @dataclass(frozen=True)
 class Node:
     """One step of the recursion (static).
@@ -96,11 +101,12 @@ def evaluate(
             return first + jnp.minimum(fb * a_inf, fa * a_two) * b
         case "quotient":
             (a, b), (fa, fb), (quotient, smallest) = args, f, s
-            room = smallest - b
+            room = smallest - b * ROOM
             bound = (fa * a + fb * b * quotient) / jnp.where(room > 0, room, 1)
             return jnp.where(room > 0, bound, jnp.inf)
         case "local":
-            slope = SLOPES[node.function](s[0] - args[0], s[1] + args[0], *f)
+            moved = args[0] * ROOM
+            slope = SLOPES[node.function](s[0] - moved, s[1] + moved, *f)
             return jnp.where(args[0] > 0, slope * args[0], 0.0)
     raise AssertionError(node.op)
 

@@ -444,6 +444,17 @@ def test_a_quotient_without_room_is_infinite():
     )
 
 
+def test_what_is_subtracted_has_room():
+    # 1 - E with E near 1 enlarges the rounding error of E a million times: it counts as larger.
+    moved = jnp.asarray(1 - 1e-6)
+    quotient = Node("quotient", (0, 1), (1.0, 1.0), (0, 1))
+    found = float(evaluate(quotient, [moved, moved], [jnp.asarray(0.0), jnp.asarray(1.0)]))
+    assert found >= (1 - 1e-6) / 1e-6 * (1 + 5e-7)
+    log = Node("local", (0,), (), (0, 1), function="log")
+    found = float(evaluate(log, [moved], [jnp.asarray(1.0), jnp.asarray(2.0)]))
+    assert found >= (1 - 1e-6) / 1e-6 * (1 + 5e-7)
+
+
 # --- norms of operators -----------------------------------------------------------------------
 
 
