@@ -267,11 +267,10 @@ def refused(what: str) -> ValueError:
 
 def _as_declared(eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
     """Floating point operands in the types that the equation declares."""
+    dtypes = [getattr(atom.aval, "dtype", None) for atom in eqn.invars]
     return [
-        jnp.asarray(v).astype(atom.aval.dtype)
-        if hasattr(atom.aval, "dtype") and jnp.issubdtype(atom.aval.dtype, jnp.floating)
-        else v
-        for v, atom in zip(values, eqn.invars, strict=True)
+        v if t is None or not jnp.issubdtype(t, jnp.floating) else jnp.asarray(v).astype(t)
+        for v, t in zip(values, dtypes, strict=True)
     ]
 
 
