@@ -21,7 +21,9 @@ Op = Literal[
 ]  # fmt: skip
 
 
-_ROOM = 1 + 1e-12  # where a difference is taken, rounding counts more
+#: Covers the rounding of a chain of sums, products and roots of non-negative numbers. What is
+#: subtracted from a size (``local``, ``quotient``) needs it at once: there errors are enlarged.
+ROOM = 1 + 1e-12
 
 
 @dataclass(frozen=True)
@@ -99,13 +101,13 @@ def evaluate(
             return first + jnp.minimum(fb * a_inf, fa * a_two) * b
         case "quotient":
             (a, b), (fa, fb), (quotient, smallest) = args, f, s
-            room = smallest - b * _ROOM
+            room = smallest - b * ROOM
             bound = (fa * a + fb * b * quotient) / jnp.where(room > 0, room, 1)
             return jnp.where(room > 0, bound, jnp.inf)
         case "local":
-            reach = args[0] * _ROOM
-            slope = SLOPES[node.function](s[0] - reach, s[1] + reach, *f)
-            return jnp.where(reach > 0, slope * reach, 0.0)
+            moved = args[0] * ROOM
+            slope = SLOPES[node.function](s[0] - moved, s[1] + moved, *f)
+            return jnp.where(args[0] > 0, slope * args[0], 0.0)
     raise AssertionError(node.op)
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rankjax.certificates.theorem._nodes import Node, evaluate, root
+from rankjax.certificates.theorem._nodes import ROOM, Node, evaluate, root
 from rankjax.network.convolution import Convolution
 
 #: Relative error of one arithmetic operation in float64, and of exp, tanh and their like. Most are
@@ -20,8 +20,6 @@ from rankjax.network.convolution import Convolution
 ARITHMETIC, FUNCTION = 2.0**-50, 2.0**-42
 #: Whatever underflows is smaller than this.
 UNDERFLOW = 1e-300
-#: Covers the rounding of a chain of sums, products and roots of non-negative numbers.
-ROOM = 1 + 1e-12
 
 
 @dataclass(frozen=True)

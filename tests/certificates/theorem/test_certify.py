@@ -174,7 +174,7 @@ def test_structure_must_be_of_this_network():
     with pytest.raises(ValueError, match="has shape"):
         certify(
             describe(
-                other, axes={p: ((1,), (0,)) for p in "ab"}, mask=lambda path, _: path in "ab"
+                other, axes=dict.fromkeys("ab", ((1,), (0,))), mask=lambda path, _: path in "ab"
             ),
             PARAMS,
             X,

@@ -201,6 +201,8 @@ def settled(examples):
 @given(st.data(), st.integers(0, 2**32))
 def drawn_networks(data, seed):
     SHARES.append(check(draw(lambda options: data.draw(st.sampled_from(options)), seed), seed))
+    if len(SHARES) % 50 == 0:
+        jax.clear_caches()  # every small program that was compiled is kept otherwise
 
 
 def test_no_network_moves_beyond_its_limits():
@@ -217,5 +219,5 @@ def test_no_network_of_many_moves_beyond_its_limits():
     for number in range(MANY):
         rng = np.random.default_rng([number, 1])
         check(draw(lambda options, rng=rng: options[rng.integers(len(options))], number), number)
-        if number % 500 == 499:
-            jax.clear_caches()  # shapes seen once would fill the memory
+        if number % 50 == 49:
+            jax.clear_caches()

@@ -179,7 +179,10 @@ def test_coded_distances_leave_room():
 
 @pytest.mark.parametrize(
     ("kind", "shape"),
-    [("spectral", (1, 30, 40)), ("norm", (200,)), ("row", (3, 300)), ("rows", (3, 300)), ("range", (40,))],
+    [
+        ("spectral", (1, 30, 40)), ("norm", (200,)), ("row", (3, 300)), ("rows", (3, 300)),
+        ("range", (40,)),
+    ],
 )  # fmt: skip
 def test_units_are_what_rounding_at_random_gives(kind, shape):
     size, steps = math.prod(shape), np.full(math.prod(shape), 0.25)
