@@ -184,8 +184,8 @@ def check_structure(structure: Any) -> Structure:
     """
     if not isinstance(structure, Structure):
         raise ValueError(
-            f"structure: got {type(structure).__name__}, must be a Structure from describe; it "
-            "comes first, then the parameters"
+            f"structure: got {type(structure).__name__}, must be a Structure from "
+            "describe; the structure comes first, then the parameters"
         )
     return structure
 

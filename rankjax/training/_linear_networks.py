@@ -57,7 +57,7 @@ def balanced_factors(a: Array, /, depth: int, *, width: int | None = None) -> tu
     first = jnp.pad(root[..., :, None] * vt, [*pad, (0, extra), (0, 0)])
     last = jnp.pad(u * root[..., None, :], [*pad, (0, 0), (0, extra)])
     root = jnp.pad(root, [*pad, (0, extra)])
-    middle = root[..., :, None] * jnp.eye(width, dtype=a.dtype)
+    middle = jnp.where(jnp.eye(width, dtype=bool), root[..., :, None], 0)
     return (first, *[middle] * (depth - 2), last)
 
 
