@@ -46,11 +46,6 @@ assert structure.names == ("kernel",)
 from rankjax.report import analyze
 assert [row.path for row in analyze("orbax").rows] == ["Dense_0/kernel", "Dense_1/kernel"]
 """,
-    "matfree": """
-import jax, jax.numpy as jnp, rankjax
-value = rankjax.matrix.estimate_schatten_power(jnp.eye(8), p=0.5, key=jax.random.key(0))
-assert 7 < value.value < 9
-""",
     "report": """
 import numpy as np
 from rankjax.report import analyze, html_report

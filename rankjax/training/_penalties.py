@@ -18,6 +18,8 @@ from jax.typing import ArrayLike
 from rankjax._arguments import at_least_float32
 from rankjax._explicit_axes import automatic
 from rankjax.bounds import rank_sparse
+from rankjax.matrix import EpsMode as EpsMode
+from rankjax.matrix import Method as Method
 from rankjax.matrix import log_det, schatten_power, stable_rank
 from rankjax.network import Sample, Structure, measure
 from rankjax.network.buckets import by_shape
@@ -26,8 +28,6 @@ from rankjax.training._in_turn import tall
 from rankjax.training._schedule import matched
 
 Weights = ArrayLike | Mapping[str, ArrayLike]
-EpsMode = Literal["relative", "absolute"]
-Method = Literal["auto", "svd", "gram", "rational", "iterative"]
 #: Smoothing relative to each matrix' largest singular value, where a penalty is not told another.
 DEFAULT_EPS = 1e-2
 
