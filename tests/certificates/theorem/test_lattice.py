@@ -91,6 +91,17 @@ def test_kraft_sum_of_leaves():
     assert Fraction(2, 5) < found <= 1
 
 
+def test_every_integer_of_a_leaf_is_paid():
+    direct = LeafCode("w", (2, 3), "direct", 5, 3, symbols=(1, 0, -2, 0, 0, 9))
+    head = Fraction(1, 3) * weight(integer(5 - 2)) * weight(positive_integer(3))
+    assert weight(direct.length(2)) == head * weight(symbols_length(direct.symbols, 3))
+    symbols = (1, 0, -2, 0, 0, 9, 4, 0, 0, 1)
+    assert weight(LeafCode("w", (2, 3), "reference").length(2)) == Fraction(1, 3)
+    factors = LeafCode("w", (6,), "factors", 5, 3, 2, (1, 2, 3), symbols)
+    parts = weight(symbols_length(symbols[:4], 3)) * weight(symbols_length(symbols[4:], 3))
+    assert weight(factors.length(2)) == head * Fraction(1, 2) * parts  # rank 1 or 2
+
+
 def test_kraft_sum_of_distances():
     exponents = [None, *range(-12, 13)]
     pairs = itertools.product(exponents, repeat=2)

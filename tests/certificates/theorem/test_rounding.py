@@ -185,7 +185,7 @@ def test_norms_of_data_are_never_below():
 
 def test_sizes_of_products_and_quotients():
     def h_of(p, x):
-        return (x @ p["w"] + 1e6) - 1e6
+        return jnp.maximum(x @ p["w"] + 1e6, 0.0) - 1e6  # rounds to multiples of 1e-10
 
     h, g = exact(SLOT_X[0]) @ exact(W), exact(SLOT_X[0]) @ exact(W[::-1])
     params = {"w": W, "g": W[::-1].copy()}
@@ -196,11 +196,14 @@ def test_sizes_of_products_and_quotients():
         assert largest >= max(abs(v) for v in value)
         assert two**2 >= sum(v * v for v in value)
 
-    network, slots = slots_of(lambda p, x: (x @ p["g"]) / h_of(p, x), params)
+    xs = np.random.default_rng(0).normal(size=(12, 3))
+    network, seen = observed(lambda p, x: (x @ p["g"]) / h_of(p, x), params, xs, np.zeros(12, int))
     quotient = next(n for n in network.recursion.nodes if n.op == "quotient")
-    largest, smallest = (slots[i] for i in quotient.slots)
-    assert largest >= max(abs(a / b) for a, b in zip(g, h, strict=True))
-    assert smallest <= min(abs(b) for b in h)
+    for i, x in enumerate(exact(xs)):
+        a, b = x @ exact(W[::-1]), x @ exact(W)
+        largest, smallest = (Fraction(float(seen.slots[k, i])) for k in quotient.slots)
+        assert largest >= max(abs(v / w) for v, w in zip(a, b, strict=True))
+        assert smallest <= min(abs(w) for w in b)
 
     network, slots = slots_of(lambda p, x: jnp.exp(h_of(p, x)), params)
     local = next(n for n in network.recursion.nodes if n.op == "local")

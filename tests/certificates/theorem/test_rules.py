@@ -581,6 +581,8 @@ def test_a_name_proves_nothing():
     def gelu(x):
         return 0.5 * x * (1 + jnp.tanh(9.0 * (x + 0.044715 * x**3)))
 
+    # The equations of hard_sigmoid, with another number in the last.
+    assert factor_of(lambda x: jax.nn.relu6(x + 3.0) / 0.1) == pytest.approx(10.0, rel=1e-9)
     assert factor_of(silu) > 1.09995
     assert factor_of(softmax) == pytest.approx(20.0, rel=1e-9)
     assert factor_of(gelu) > 1.2
