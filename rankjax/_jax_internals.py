@@ -3,12 +3,44 @@
 ``jax.extend.core`` is meant for libraries like this one, but promises no stability. Nothing is used
 of ``jax.interpreters`` and ``jax._src``.
 
-* ``ClosedJaxpr``, ``Jaxpr``, ``JaxprEqn``, ``Literal``: ``network`` follows the weights through the
-  traced program of ``apply``, equation by equation, and ``certificates`` has a rule for each
-  primitive. Only types and their documented fields are used; no primitive is defined.
+* ``ClosedJaxpr``, ``Jaxpr``, ``JaxprEqn``: ``network`` follows the weights through the traced
+  program of ``apply``, equation by equation, and ``certificates`` has a rule for each primitive.
+  Only types and their documented fields are used; no primitive is defined.
+* ``jaxpr_as_fun``: ``certificates`` evaluates the program that it traced, and no other.
+
+The module takes a tenth of a second to import (it brings Pallas along), so it is imported for type
+checkers, and when a program is evaluated; what a program holds is told by its fields.
 """
 
-from jax.extend.core import ClosedJaxpr as ClosedJaxpr
-from jax.extend.core import Jaxpr as Jaxpr
-from jax.extend.core import JaxprEqn as JaxprEqn
-from jax.extend.core import Literal as Literal
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+if TYPE_CHECKING:
+    from jax.extend.core import ClosedJaxpr as ClosedJaxpr
+    from jax.extend.core import Jaxpr as Jaxpr
+    from jax.extend.core import JaxprEqn as JaxprEqn
+    from jax.extend.core import Literal
+
+
+def is_literal(atom: Any) -> TypeGuard[Literal]:
+    """Whether an operand of an equation is a number written into the program."""
+    return hasattr(atom, "val")
+
+
+def is_closed(value: Any) -> TypeGuard[ClosedJaxpr]:
+    """Whether this is a program with its constants."""
+    return hasattr(value, "jaxpr") and hasattr(value, "consts")
+
+
+def is_open(value: Any) -> TypeGuard[Jaxpr]:
+    """Whether this is a program without its constants."""
+    return hasattr(value, "constvars") and hasattr(value, "eqns") and not hasattr(value, "consts")
+
+
+def as_function(closed: ClosedJaxpr) -> Callable[..., Any]:
+    """The program as a function of its flat arguments."""
+    from jax.extend.core import jaxpr_as_fun
+
+    return jaxpr_as_fun(closed)

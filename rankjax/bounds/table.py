@@ -24,6 +24,7 @@ from rankjax.bounds.path_norm import path_norm
 from rankjax.bounds.rank_sparse import rank_sparse
 from rankjax.bounds.result import KINDS, BoundResult
 from rankjax.bounds.spectral import check_delta, spectral
+from rankjax.matrix import SingularValueMethod
 from rankjax.network.cushions import Cushions
 from rankjax.network.measure import Measured, measure
 from rankjax.network.perturbed import Perturbed
@@ -162,7 +163,7 @@ def compare(
     cushion_examples: int = 64,
     perturbed: Perturbed | None = None,
     more: Iterable[BoundResult] = (),
-    method: str = "auto",
+    method: SingularValueMethod = "auto",
 ) -> Table:
     """Every bound for one network, from one measurement of its weights and one of its data.
 

@@ -17,12 +17,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from rankjax._jax_internals import ClosedJaxpr, Jaxpr, JaxprEqn
 from rankjax.network.axes import View
 from rankjax.network.convolution import Convolution, Window
 
 if TYPE_CHECKING:  # jax.extend imports Pallas, a tenth of a second
-    from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+    from rankjax._jax_internals import ClosedJaxpr, Jaxpr, JaxprEqn
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
+from rankjax._jax_internals import as_function, is_closed, is_open
 from rankjax.network.paths import Skeleton, split_arrays
 from rankjax.network.sample import (
     batches,
@@ -19,6 +19,9 @@ from rankjax.network.sample import (
     margin_of,
     number_of_examples,
 )
+
+if TYPE_CHECKING:
+    from rankjax._jax_internals import ClosedJaxpr, Jaxpr
 
 Apply = Callable[[Any, Any], Any]
 
@@ -54,7 +57,7 @@ class ErrorCounter:
         self.closed_over = tuple(int(np.size(a)) for a in _constants(traced).values())
         (logits,) = traced.out_avals
         check_labels(self._y, logits.shape[0])
-        run = jaxpr_as_fun(traced)
+        run = as_function(traced)
 
         def margin(arrays: Sequence[Array], x: Any, y: Array) -> Array:
             batch = jax.tree.map(lambda a: a[None], x)
@@ -77,7 +80,7 @@ def _constants(traced: ClosedJaxpr | Jaxpr) -> dict[int, Any]:
     found = {id(array): array for array in getattr(traced, "consts", ())}
     for equation in traced.eqns:
         for inner in jax.tree.leaves(list(equation.params.values())):
-            if isinstance(inner, ClosedJaxpr | Jaxpr):
+            if is_closed(inner) or is_open(inner):
                 found |= _constants(inner)
     return found
 

@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+from rankjax._jax_internals import is_closed, is_literal, is_open
+
+if TYPE_CHECKING:
+    from rankjax._jax_internals import Jaxpr, JaxprEqn
 
 
 @dataclass(frozen=True)
@@ -150,9 +154,9 @@ def inner_jaxpr(eqn: JaxprEqn) -> Jaxpr | None:
     """What a call calls."""
     for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         inner = eqn.params.get(key)
-        if isinstance(inner, ClosedJaxpr):
+        if is_closed(inner):
             return inner.jaxpr if not inner.consts else None
-        if isinstance(inner, Jaxpr):
+        if is_open(inner):
             return inner
     return None
 
@@ -174,8 +178,8 @@ def _same_equation(mine: JaxprEqn, theirs: JaxprEqn, binding: dict[Any, Any]) ->
     if mine.primitive is not theirs.primitive or len(mine.invars) != len(theirs.invars):
         return False
     for a, b in zip(mine.invars, theirs.invars, strict=True):
-        if isinstance(a, Literal):
-            if not isinstance(b, Literal) or not np.array_equal(a.val, b.val):
+        if is_literal(a):
+            if not is_literal(b) or not np.array_equal(a.val, b.val):
                 return False
         elif a in binding:
             if binding[a] is not b:
@@ -205,8 +209,8 @@ def _same_jaxpr(mine: Jaxpr, theirs: Jaxpr) -> bool:
         return False
     pairs = zip(mine.outvars, theirs.outvars, strict=True)
     return all(
-        (isinstance(a, Literal) and isinstance(b, Literal) and np.array_equal(a.val, b.val))
-        or (not isinstance(a, Literal) and binding.get(a) is b)
+        (is_literal(a) and is_literal(b) and np.array_equal(a.val, b.val))
+        or (not is_literal(a) and binding.get(cast(Any, a)) is b)
         for a, b in pairs
     )
 

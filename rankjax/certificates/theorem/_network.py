@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
+from rankjax._jax_internals import is_closed, is_literal, is_open
 from rankjax.certificates.theorem._nodes import Recursion, prune
 from rankjax.certificates.theorem._rules import touched
 from rankjax.certificates.theorem._values import (
@@ -29,6 +29,9 @@ from rankjax.certificates.theorem._values import (
 from rankjax.certificates.theorem._walk import Reader, refused
 from rankjax.network.paths import paths_and_leaves, split_arrays
 from rankjax.network.sample import batches, check_labels, logits_of_one, number_of_examples
+
+if TYPE_CHECKING:
+    from rankjax._jax_internals import ClosedJaxpr, Jaxpr
 
 _MOST_CLASSES = 256  # beyond, differences of each pair of classes would take too much memory
 
@@ -380,15 +383,13 @@ def held_by(closed: ClosedJaxpr) -> Held:
         arrays.update({id(c): c for c in consts})
         for eqn in jaxpr.eqns:
             for atom in eqn.invars:
-                if isinstance(atom, Literal) and np.issubdtype(
-                    np.asarray(atom.val).dtype, np.inexact
-                ):
+                if is_literal(atom) and np.issubdtype(np.asarray(atom.val).dtype, np.inexact):
                     scalars.add(float(np.asarray(atom.val)))
             for value in eqn.params.values():
                 for inner in value if isinstance(value, tuple | list) else (value,):
-                    if isinstance(inner, ClosedJaxpr):
+                    if is_closed(inner):
                         look(inner.jaxpr, inner.consts)
-                    elif isinstance(inner, Jaxpr):
+                    elif is_open(inner):
                         look(inner, ())
 
     look(closed.jaxpr, closed.consts)

@@ -11,12 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import JaxprEqn
 
 from rankjax.certificates.theorem._nodes import Node, root
 from rankjax.certificates.theorem._values import (
@@ -40,7 +39,10 @@ from rankjax.certificates.theorem._values import (
 )
 from rankjax.network.convolution import Convolution, Window
 
-Apply = Callable[[Recorder, JaxprEqn, Sequence[Any], Sequence[Tag], Any], Tag]
+if TYPE_CHECKING:
+    from rankjax._jax_internals import JaxprEqn
+
+Apply = Callable[[Recorder, Any, Sequence[Any], Sequence[Tag], Any], Tag]
 
 
 @dataclass(frozen=True)

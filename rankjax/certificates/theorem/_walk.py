@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
+from rankjax._jax_internals import is_closed, is_literal
 from rankjax.certificates.theorem import _activations
 from rankjax.certificates.theorem._activations import ACTIVATIONS, Match
 from rankjax.certificates.theorem._nodes import Node
@@ -39,6 +39,9 @@ from rankjax.certificates.theorem._values import (
     wide,
     widest,
 )
+
+if TYPE_CHECKING:
+    from rankjax._jax_internals import ClosedJaxpr, Jaxpr, JaxprEqn
 
 _CALLS = {
     "jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint",
@@ -78,7 +81,7 @@ class Reader:
         matches = self._activations_in(jaxpr) if any(map(touched, tags)) else {}
 
         def read(atom: Any) -> tuple[Any, Tag]:
-            return (atom.val, None) if isinstance(atom, Literal) else env[atom]
+            return (atom.val, None) if is_literal(atom) else env[atom]
 
         for eqn in jaxpr.eqns:
             ins = [read(atom) for atom in eqn.invars]
@@ -188,7 +191,10 @@ class Reader:
         name = str(eqn.params.get("name"))
         if name in self.told and any(map(touched, tags)):
             return self._told(name, inner, values, tags)
-        if isinstance(inner, ClosedJaxpr):
+        return self._inner(inner, values, tags)
+
+    def _inner(self, inner: Any, values: Sequence[Any], tags: Sequence[Tag]):
+        if is_closed(inner):
             return self.run(inner, values, tags)
         return self._jaxpr(inner, values, tags)
 
@@ -199,9 +205,8 @@ class Reader:
         if len(moving) != 1 or others or isinstance(moving[0][1], Unknown):
             raise ValueError(f"activations: {name!r} is not a function of one array here")
         silent = Reader(Recorder(self.recorder.weights, [Node("exact"), Node("exact")]), {})
-        closed = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
         inside: list[Tag] = [None if t is None else Moved(1, 0.0) for t in tags]
-        outs, found = silent.run(closed, values, inside)
+        outs, found = silent._inner(inner, values, inside)
         if len(outs) != 1:
             raise ValueError(f"activations: {name!r} returns {len(outs)} values, must return one")
         self.met.add(name)
