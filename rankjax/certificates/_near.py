@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from decimal import Decimal
 from typing import Any
 
@@ -23,7 +24,10 @@ from rankjax.certificates.theorem._certificate import (
 from rankjax.certificates.theorem._counting import Counter
 from rankjax.certificates.theorem._distances import distances_length
 from rankjax.certificates.theorem._neighbor import Problem, weights_of
+from rankjax.network.sample import number_of_examples
 from rankjax.network.structure import Structure
+
+_MOST_BITS = 2**50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,8 @@ class NearCertificate(Guarantee):
         """Raise ``ValueError`` unless every field is of the stated form."""
         super().check()
         check_integer(self.bits, "bits", 1)
+        if self.bits > _MOST_BITS:
+            raise ValueError(f"bits: got {self.bits}, must be at most {_MOST_BITS}")
         check_distances(self.distances)
 
     @classmethod
@@ -63,13 +69,16 @@ class NearCertificate(Guarantee):
         except (ValueError, RecursionError, TypeError) as error:
             raise ValueError(f"text: must be the JSON of a certificate ({error})") from None
         found = record(found, {field.name for field in fields(cls)} | {"nats"}, "text")
-        del found["nats"]
+        nats = found.pop("nats")
         for name in ("distances", "assumptions"):
             if not isinstance(found[name], list):
                 raise ValueError(f"{name}: got {found[name]!r}, must be a list")
             found[name] = tuple(found[name])
         certificate = cls(**found)
         certificate.verify()
+        # Not part of the claim, but nobody should read a wrong number.
+        if type(nats) is not float or not math.isclose(nats, certificate.nats, rel_tol=1e-9):
+            raise ValueError(f"nats: got {nats!r}, must be {certificate.nats!r}")
         return certificate
 
     def __str__(self) -> str:
@@ -145,16 +154,18 @@ def certify_near(
         True
     """
     check_confidence(delta, tried)
+    n = number_of_examples(x, np.asarray(y), batch_size)
+    neighbor = _fresh(neighbor)
     problem, coded, steps = _problem(structure, params, x, apply, neighbor, activations)
     exponents = problem.exponents(coded, steps)
     errors = _count(problem, coded, steps, exponents, x, y, batch_size)
     draft = NearCertificate(
         value=1.0,
         errors=errors,
-        n=len(np.asarray(y)),
+        n=n,
         delta=float(delta),
         tried=tried,
-        assumptions=problem.assumptions(with_reference=False),
+        assumptions=problem.assumptions(with_reference=_has_reference(neighbor)),
         bits=neighbor.bits,
         distances=tuple(exponents),
     )
@@ -182,23 +193,38 @@ def verify_near(
     Raises:
         ValueError: naming the first claim that does not hold.
     """
-    if not isinstance(certificate, NearCertificate):
+    if type(certificate) is not NearCertificate:
         raise ValueError(
             f"certificate: got {type(certificate).__name__}, must be a NearCertificate"
         )
     exact = certificate.verify()
+    n = number_of_examples(x, np.asarray(y), batch_size)
+    neighbor = _fresh(neighbor)
     if certificate.bits != neighbor.bits:
         raise ValueError(f"bits: got {certificate.bits}, the file has {neighbor.bits}")
     problem, coded, steps = _problem(structure, params, x, apply, neighbor, activations)
-    if certificate.n != len(np.asarray(y)):
-        raise ValueError(f"n: got {certificate.n}, the sample has {len(np.asarray(y))} examples")
-    told = problem.assumptions(with_reference=False)
+    if certificate.n != n:
+        raise ValueError(f"n: got {certificate.n}, the sample has {n} examples")
+    told = problem.assumptions(with_reference=_has_reference(neighbor))
     if certificate.assumptions != told:
         raise ValueError(f"assumptions: got {certificate.assumptions}, must be {told}")
     counted = _count(problem, coded, steps, certificate.distances, x, y, batch_size)
     if counted > certificate.errors:
         raise ValueError(f"errors: got {certificate.errors}, counted {counted}")
     return exact
+
+
+def _fresh(neighbor: CompressedNetwork) -> CompressedNetwork:
+    """The same file, decoded anew: nothing that was changed since in memory counts."""
+    if type(neighbor) is not CompressedNetwork:
+        raise ValueError(
+            f"neighbor: got {type(neighbor).__name__}, must be a CompressedNetwork from compress"
+        )
+    return replace(neighbor)
+
+
+def _has_reference(neighbor: CompressedNetwork) -> bool:
+    return any(bool(np.any(a)) for a in neighbor.references)
 
 
 def _problem(

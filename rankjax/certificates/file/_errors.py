@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rankjax._jax_internals import as_function, is_closed, is_open
+from rankjax._jax_internals import as_function
+from rankjax.certificates._held import afresh, held_by
 from rankjax.network.paths import Skeleton, split_arrays
 from rankjax.network.sample import (
     batches,
@@ -19,9 +20,6 @@ from rankjax.network.sample import (
     margin_of,
     number_of_examples,
 )
-
-if TYPE_CHECKING:
-    from rankjax._jax_internals import ClosedJaxpr, Jaxpr
 
 Apply = Callable[[Any, Any], Any]
 
@@ -34,7 +32,7 @@ class ErrorCounter:
 
     Attributes:
         n: number of examples.
-        closed_over: sizes of the arrays that ``apply`` uses besides the parameters and the input.
+        held: what ``apply`` uses besides the parameters and the input.
     """
 
     def __init__(
@@ -51,10 +49,11 @@ class ErrorCounter:
         self.n = number_of_examples(x, self._y, batch_size)
         one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), x)
         shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
-        traced = jax.make_jaxpr(
-            lambda arrays, x: logits_of_one(apply(skeleton.fill(arrays), x)),
-        )(shapes, one)
-        self.closed_over = tuple(int(np.size(a)) for a in _constants(traced).values())
+        with afresh():
+            traced = jax.make_jaxpr(
+                lambda arrays, x: logits_of_one(apply(skeleton.fill(arrays), x)),
+            )(shapes, one)
+        self.held = held_by(traced)
         (logits,) = traced.out_avals
         check_labels(self._y, logits.shape[0])
         run = as_function(traced)
@@ -73,16 +72,6 @@ class ErrorCounter:
             margins = np.asarray(self._margins(list(arrays), batch, self._y[index]))
             errors += int(np.sum(~(margins[:real] > 0)))
         return errors
-
-
-def _constants(traced: ClosedJaxpr | Jaxpr) -> dict[int, Any]:
-    """The arrays that a program holds, in itself or in a compiled function or loop, by identity."""
-    found = {id(array): array for array in getattr(traced, "consts", ())}
-    for equation in traced.eqns:
-        for inner in jax.tree.leaves(list(equation.params.values())):
-            if is_closed(inner) or is_open(inner):
-                found |= _constants(inner)
-    return found
 
 
 def count_errors(apply: Apply, params: Any, x: Any, y: Any, *, batch_size: int = 1000) -> int:

@@ -24,7 +24,6 @@ The value of an array is computed in integers and float64.
 from __future__ import annotations
 
 import math
-import numbers
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rankjax.certificates._held import is_weight
 from rankjax.certificates.file._coder import Decoder, Encoder, integer_nats
 from rankjax.certificates.file._quantizer import grid_step
 from rankjax.certificates.file._symbols import (
@@ -167,13 +167,7 @@ def slots_of(structure: Structure, like: Any) -> tuple[Slot, ...]:
     layers = {layer.path: layer for layer in structure.spec}
     slots: dict[str, Slot] = {}
     for path, leaf in paths_and_leaves(like):
-        if not hasattr(leaf, "shape"):
-            # Functions and names belong to the architecture; a number could have been trained.
-            if isinstance(leaf, numbers.Number):
-                raise ValueError(
-                    f"params[{path!r}]: got the Python number {leaf!r}, must be an array: "
-                    "a number outside an array is not stored, so it cannot be certified"
-                )
+        if not is_weight(path, leaf):
             continue
         if path in slots:
             raise ValueError(f"params: got two leaves with the path {path!r}, paths must differ")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -174,15 +174,9 @@ class CompressedNetwork:
         """
         check_delta(delta)
         check_count(tried, "tried")
-        values = self._values()
+        values = replace(self)._values()  # of the file, not of what was made of it in memory
         counter = ErrorCounter(apply, values, self.skeleton, x, y, batch_size=batch_size)
-        assumptions = ASSUMPTIONS
-        if counter.closed_over:
-            assumptions += (
-                f"apply closes over {len(counter.closed_over)} arrays of "
-                f"{sum(counter.closed_over)} numbers, which are not in the file: "
-                "they were fixed before the examples were seen",
-            )
+        assumptions = ASSUMPTIONS + counter.held.assumptions()
         return CompressedCertificate(
             value=1.0, errors=counter(values), n=counter.n, delta=delta, tried=tried,
             bits=self.bits, assumptions=assumptions,

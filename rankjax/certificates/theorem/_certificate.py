@@ -61,11 +61,11 @@ class Certificate(Guarantee):
         if not isinstance(self.leaves, tuple) or not self.leaves:
             raise ValueError(f"leaves: got {self.leaves!r}, must be a tuple of coded leaves")
         for leaf in self.leaves:
-            if not isinstance(leaf, LeafCode):
+            if type(leaf) is not LeafCode:
                 raise ValueError(f"leaves: got {leaf!r}, must be a coded leaf")
             leaf.check()
         if self.guard is not None:
-            if not isinstance(self.guard, GuardReport):
+            if type(self.guard) is not GuardReport:
                 raise ValueError(f"guard: got {self.guard!r}, must be a report or None")
             self.guard.check()
 

@@ -22,16 +22,17 @@ def matrix_of(entries: Entries, vector: np.ndarray) -> np.ndarray:
 
 def measure(distance: Distance, moved: np.ndarray) -> float:
     """An upper bound of the distance for a vector of differences."""
-    found = matrix_of(distance.entries, moved)
-    if not found.any():
+    entries = distance.entries
+    if not np.any(moved[entries.index[entries.factor != 0]]):
         return 0.0
+    found = matrix_of(entries, moved)
     match distance.kind:
         case "spectral":
             size = largest_spectral_norm(found)
         case "norm":
-            size = float(np.linalg.norm(found))
+            size = float(length(found.ravel()))
         case "row":
-            size = float(np.max(np.linalg.norm(found, axis=1)))
+            size = float(np.max(length(found)))
         case "rows":
             size = float(np.max(row_differences(found)))
         case "range":
@@ -41,10 +42,16 @@ def measure(distance: Distance, moved: np.ndarray) -> float:
     return size * ROOM + 1e-300
 
 
+def length(vectors: np.ndarray) -> np.ndarray:
+    """The 2-norm along the last axis; no square underflows."""
+    unit = float(np.max(np.abs(vectors), initial=0.0)) or 1.0
+    return unit * np.linalg.norm(vectors / unit, axis=-1)
+
+
 def row_differences(rows: np.ndarray) -> np.ndarray:
     """``|a_j - a_k|`` for all pairs of rows, rounded up, where each entry was rounded before."""
-    sizes = np.linalg.norm(rows, axis=1)
-    found = np.stack([np.linalg.norm(rows - row, axis=1) for row in rows])
+    sizes = length(rows)
+    found = np.stack([length(rows - row) for row in rows])
     return (found + ARITHMETIC * (sizes + sizes[:, None])) * ROOM
 
 
@@ -126,7 +133,8 @@ def operator_norm(gain: Gain, vector: np.ndarray) -> float:
         return bound
     taps = [np.arange(w.size) * w.dilation for w in geometry.windows]
     largest = 0.0
-    for matrix in matrices:
+    scale = float(np.max(np.abs(matrices)))
+    for matrix in matrices / scale:  # so that no square underflows
         image = np.zeros((*torus, outputs, channels))
         kernel = np.moveaxis(matrix.reshape(outputs, *gain.window, channels), 0, -2)
         image[np.ix_(*taps)] = kernel
@@ -135,7 +143,7 @@ def operator_norm(gain: Gain, vector: np.ndarray) -> float:
         # Backward error of the Fourier transform, in the sum over all frequencies.
         room = ARITHMETIC * (math.log2(points) + 8) * math.sqrt(points) * np.linalg.norm(matrix)
         largest = max(largest, float(np.max(found)) + float(room))
-    return min(bound, largest * ROOM)
+    return min(bound, scale * largest * ROOM)
 
 
 __all__ = [

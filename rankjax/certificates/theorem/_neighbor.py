@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankjax.certificates._guarantee import DATA_ASSUMPTIONS
+from rankjax.certificates._held import counted
 from rankjax.certificates.theorem._distances import (
     coded_distance,
     covers,
@@ -149,28 +150,18 @@ class Problem:
 
 def network_assumptions(network: Network) -> tuple[str, ...]:
     """What is taken for granted of the forward function itself."""
-    found, held = [], network.held
-    if held.arrays:
-        found.append(
-            f"apply holds {_count(held.arrays, 'array')} of {_count(held.numbers, 'number')} "
-            "that are not coded: fixed before the data were seen"
-        )
-    if held.scalars:
-        found.append(
-            f"{_count(held.scalars, 'further number')} written into apply: fixed before the data "
-            "were seen"
-        )
+    found = list(network.held.assumptions())
     if network.leaves.flags:
         found.append(
-            f"params hold {_count(network.leaves.flags, 'Python boolean')}: fixed before the data "
+            f"params hold {counted(network.leaves.flags, 'Python boolean')}: fixed before the data "
             "were seen"
         )
-    told = sorted(network.told.items())
-    return (*found, *(f"{name} is {c:g}-Lipschitz (told, not proved)" for name, c in told))
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    for name, constant in sorted(network.told.items()):
+        found.append(
+            f"{name} is {constant:g}-Lipschitz, and float64 computes it to the last digits (told, "
+            "not proved)"
+        )
+    return tuple(found)
 
 
 def weights_of(network: Network, params: Any, name: str) -> np.ndarray:

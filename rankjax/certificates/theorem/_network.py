@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rankjax._jax_internals import is_closed, is_literal, is_open
+from rankjax.certificates._held import afresh, held_by, is_weight
 from rankjax.certificates.theorem._nodes import Recursion, prune
 from rankjax.certificates.theorem._rules import touched
 from rankjax.certificates.theorem._values import (
@@ -31,8 +31,9 @@ from rankjax.network.paths import paths_and_leaves, split_arrays
 from rankjax.network.sample import batches, check_labels, logits_of_one, number_of_examples
 
 if TYPE_CHECKING:
-    from rankjax._jax_internals import ClosedJaxpr, Jaxpr
+    from rankjax._jax_internals import ClosedJaxpr
 
+_TRACING = (TypeError, ValueError, KeyError, IndexError, AttributeError)
 _MOST_CLASSES = 256  # beyond, differences of each pair of classes would take too much memory
 
 
@@ -68,12 +69,7 @@ class Leaves:
             if isinstance(leaf, bool):
                 flags += 1
                 continue
-            if isinstance(leaf, int | float | complex):
-                raise ValueError(
-                    f"params[{path!r}]: got the Python number {leaf!r}; a weight must be an array, "
-                    "so that it is coded"
-                )
-            if not hasattr(leaf, "shape") or not _numeric(leaf):
+            if not is_weight(path, leaf) or not _numeric(leaf):
                 continue
             if np.issubdtype(leaf.dtype, np.complexfloating):
                 raise ValueError(f"params[{path!r}]: got {leaf.dtype}, must be real")
@@ -112,21 +108,6 @@ class Leaves:
 def _numeric(leaf: Any) -> bool:
     dtype = leaf.dtype
     return jnp.issubdtype(dtype, jnp.number) or dtype == np.bool_
-
-
-@dataclass(frozen=True)
-class Held:
-    """What the forward function holds besides its parameters.
-
-    Attributes:
-        arrays: how many arrays.
-        numbers: how many numbers in all of them.
-        scalars: how many different numbers are written into it, 0, 1/2, 1 and 2 excepted.
-    """
-
-    arrays: int
-    numbers: int
-    scalars: int
 
 
 @dataclass(frozen=True)
@@ -215,12 +196,12 @@ class Network:
                 for a, i in zip(arrays, self._which, strict=True)
             ]
             # In float64 now, so what was one type before may be two.
-            with jax.numpy_dtype_promotion("standard"):
+            with jax.numpy_dtype_promotion("standard"), afresh():
                 try:
                     closed, shape = jax.make_jaxpr(
                         lambda p, x: apply(skeleton.fill(p), x), return_shape=True
                     )(widened, first)
-                except (TypeError, ValueError) as error:  # shapes that do not fit, for one
+                except _TRACING as error:  # shapes that do not fit, for one
                     raise ValueError(f"apply: must take params and x; it says: {error}") from error
             checked = jax.tree.leaves(shape)
             if len(checked) != 1 or isinstance(shape, tuple | list):
@@ -231,8 +212,9 @@ class Network:
             logits_of_one(jnp.zeros(checked[0].shape))  # refuses other shapes
             self.classes = checked[0].shape[1]
             self._closed: ClosedJaxpr = closed
+            passed = [a for a, i in zip(self._constant, self._which, strict=True) if i is None]
+            self.held = held_by(closed, passed)
             self._finish_reading(first)
-        self.held = held_by(closed)
         self._pass = jax.jit(self.batch)
         self._logits = jax.jit(
             lambda weights, x: jax.vmap(lambda one: self._read(weights, one)[1])(x)
@@ -363,6 +345,8 @@ def checked_activations(activations: Mapping[str, float] | None) -> dict[str, fl
     Raises:
         ValueError: unless each is a positive, finite number.
     """
+    if activations is not None and not isinstance(activations, Mapping):
+        raise ValueError(f"activations: got {activations!r}, must map names to constants")
     found = {}
     for name, constant in (activations or {}).items():
         number = isinstance(constant, int | float | np.number) and not isinstance(constant, bool)
@@ -372,30 +356,6 @@ def checked_activations(activations: Mapping[str, float] | None) -> dict[str, fl
             )
         found[name] = float(constant)
     return found
-
-
-def held_by(closed: ClosedJaxpr) -> Held:
-    """Count what a function holds besides its arguments."""
-    arrays: dict[int, Any] = {}
-    scalars: set[float] = set()
-
-    def look(jaxpr: Jaxpr, consts: Sequence[Any]) -> None:
-        arrays.update({id(c): c for c in consts})
-        for eqn in jaxpr.eqns:
-            for atom in eqn.invars:
-                if is_literal(atom) and np.issubdtype(np.asarray(atom.val).dtype, np.inexact):
-                    scalars.add(float(np.asarray(atom.val)))
-            for value in eqn.params.values():
-                for inner in value if isinstance(value, tuple | list) else (value,):
-                    if is_closed(inner):
-                        look(inner.jaxpr, inner.consts)
-                    elif is_open(inner):
-                        look(inner, ())
-
-    look(closed.jaxpr, closed.consts)
-    plain = {0.0, 0.5, 1.0, 2.0}
-    written = {s for s in scalars if math.isfinite(s) and abs(s) not in plain}
-    return Held(len(arrays), sum(int(np.size(a)) for a in arrays.values()), len(written))
 
 
 def _wide_dtype(a: Any) -> Any:

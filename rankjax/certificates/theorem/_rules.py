@@ -34,7 +34,9 @@ from rankjax.certificates.theorem._values import (
     Unknown,
     length_of,
     max_norm,
+    rounded_weights,
     two_norm,
+    unit_of,
     wide,
 )
 from rankjax.network.convolution import Convolution, Window
@@ -96,7 +98,9 @@ def _rows_kept(moved: Moved, eqn: JaxprEqn, value: Any, out: Any) -> RowForm | N
     # Reshapes and their like keep the order of the entries, which are those of the classes.
     keeps = {"reshape", "squeeze", "copy", "copy_p", "stop_gradient"}
     same = eqn.primitive.name in keeps and np.size(value) == np.size(out)
-    return moved.rows if same else None
+    # A reshape may transpose first.
+    transposes = eqn.primitive.name == "reshape" and eqn.params.get("dimensions") is not None
+    return moved.rows if same and not transposes else None
 
 
 def move_entries(entries: Entries, eqn: JaxprEqn, values: Sequence[Any]) -> Entries:
@@ -105,7 +109,7 @@ def move_entries(entries: Entries, eqn: JaxprEqn, values: Sequence[Any]) -> Entr
         index, factor = (
             bind(eqn, [jnp.asarray(a), *values[1:]]) for a in (entries.index, entries.factor)
         )
-    return Entries(np.asarray(index), np.asarray(factor))
+    return Entries(np.asarray(index), np.asarray(factor), entries.products)
 
 
 def bind(eqn: JaxprEqn, values: Sequence[Any]) -> Any:
@@ -152,7 +156,9 @@ def _stack(rec, eqn, values, tags, out) -> Tag:
 
 def join_entries(tags: Sequence[Any], combine: Callable[[list[np.ndarray]], np.ndarray]) -> Entries:
     """Weights side by side."""
-    return Entries(combine([tag.index for tag in tags]), combine([tag.factor for tag in tags]))
+    products = max(tag.products for tag in tags)
+    parts = ([tag.index for tag in tags], [tag.factor for tag in tags])
+    return Entries(combine(parts[0]), combine(parts[1]), products)
 
 
 def join(rec: Recorder, parts: Sequence[Moved]) -> Moved:
@@ -194,7 +200,8 @@ def _gather(rec, eqn, values, tags, out) -> Tag:
                 np.transpose(tags[0].factor, order).reshape(rows, -1),
             )
             number = rec.distance(Distance("row", entries))
-            return rec.add(Node("leaf", (), (math.sqrt(windows),), distance=number), [], 0.0)
+            rounded = rounded_weights(tags[0]) * length_of(out) + UNDERFLOW
+            return rec.add(Node("leaf", (), (math.sqrt(windows),), distance=number), [], rounded)
     # Each entry of the operand is in a window at most once.
     return replace(rec.scale(rec.moved(tags[0]), math.sqrt(windows)), rows=None)
 
@@ -210,7 +217,7 @@ _SLOPES = {
 def _unary(rec, eqn, values, tags, out) -> Tag:
     name = eqn.primitive.name
     if name == "neg" and isinstance(tags[0], Entries):
-        return Entries(tags[0].index, -tags[0].factor)
+        return Entries(tags[0].index, -tags[0].factor, tags[0].products)
     relative = 0.0 if name in {"neg", "abs"} else FUNCTION
     return rec.scale(rec.moved(tags[0]), _SLOPES[name], rounding(out, relative))
 
@@ -273,10 +280,16 @@ def _mul(rec, eqn, values, tags, out) -> Tag:
 
 
 def _scaled_entries(entries: Entries, factor: np.ndarray, shape: tuple[int, ...]) -> Tag:
-    if not np.isfinite(factor).all():
-        return Unknown("a product with a number that is not finite")
+    with np.errstate(all="ignore"):
+        product = entries.factor * factor
+    zero = np.broadcast_to((entries.factor == 0) | (factor == 0), product.shape)
+    inside = np.isfinite(product) & ((np.abs(product) > 1e-150) & (np.abs(product) < 1e150) | zero)
+    if not inside.all():
+        return Unknown("a product with a number beyond 1e-150 to 1e150")
     return Entries(
-        np.broadcast_to(entries.index, shape), np.broadcast_to(entries.factor * factor, shape)
+        np.broadcast_to(entries.index, shape),
+        np.broadcast_to(product, shape),
+        entries.products + 1,
     )
 
 
@@ -426,13 +439,16 @@ def matrices_of(tag: Entries, contract: Sequence[int], batch: Sequence[int]) -> 
     free = [d for d in range(len(shape)) if d not in contract and d not in batch]
     order = (*batch, *free, *contract)
     sizes = [math.prod(shape[d] for d in dims) for dims in (batch, free, contract)]
-    return Entries(*(np.transpose(a, order).reshape(sizes) for a in (tag.index, tag.factor)))
+    index, factor = (np.transpose(a, order).reshape(sizes) for a in (tag.index, tag.factor))
+    return Entries(index, factor, tag.products)
 
 
 def largest_in_batch(value: Any, batch: Sequence[int]) -> Any:
     """The largest Frobenius norm in a batch of matrices."""
     axes = tuple(d for d in range(np.ndim(value)) if d not in batch)
-    return root(jnp.max(jnp.sum(jnp.square(wide(value)), axis=axes), initial=0.0))
+    value = wide(value)
+    unit = unit_of(value)
+    return unit * root(jnp.max(jnp.sum(jnp.square(value / unit), axis=axes), initial=0.0))
 
 
 def largest_spectral_norm(matrices: np.ndarray) -> float:
@@ -444,8 +460,10 @@ def spectral_norm(matrix: np.ndarray) -> float:
     """An upper bound: the computed norm plus the backward error of LAPACK."""
     if not matrix.any():
         return 0.0
+    unit = float(np.max(np.abs(matrix)))
+    matrix = matrix / unit  # so that no square underflows
     room = ARITHMETIC * sum(matrix.shape) * float(np.linalg.norm(matrix))
-    return float(np.linalg.norm(matrix, 2)) + room
+    return unit * (float(np.linalg.norm(matrix, 2)) + room)
 
 
 def _matrix(
@@ -465,7 +483,8 @@ def _matrix(
         distance=rec.distance(Distance("spectral", gain.entries)),
         gain=rec.gain(gain) if moved.node else -1,
     )
-    rounded = ARITHMETIC * (terms + 8) * frobenius * size + UNDERFLOW
+    rounded = ARITHMETIC * (terms + 8) + rounded_weights(gain.entries)
+    rounded = rounded * frobenius * size + UNDERFLOW
     return rec.add(node, [moved], rounded, slots=(size,), gain=frobenius * gain.gather)
 
 
@@ -489,7 +508,8 @@ def _convolution(rec, eqn, values, tags, out) -> Tag:
     window = tuple(np.shape(values[1])[d] for d in spec[2:])
     terms = math.prod(window) * np.shape(values[1])[spec[1]]
     gather = geometry.gather_norm
-    patches = root(jnp.sum(geometry.squared_patch_norms(wide(values[0]))))
+    unit = unit_of(wide(values[0]))
+    patches = unit * root(jnp.sum(geometry.squared_patch_norms(wide(values[0]) / unit)))
     if isinstance(tags[1], Entries):
         entries = kernel_matrices(tags[1], spec, geometry.groups)
         gain = Gain(entries, gather, geometry, window)
@@ -526,9 +546,9 @@ def kernel_matrices(tag: Entries, spec: Sequence[int], groups: int) -> Entries:
     """A kernel as ``(groups, outputs of a group, window and channels)``."""
     order = (spec[0], *spec[2:], spec[1])
     outputs = tag.index.shape[spec[0]] // groups
-    return Entries(
-        *(np.transpose(a, order).reshape(groups, outputs, -1) for a in (tag.index, tag.factor))
-    )
+    shape = (groups, outputs, -1)
+    index, factor = (np.transpose(a, order).reshape(shape) for a in (tag.index, tag.factor))
+    return Entries(index, factor, tag.products)
 
 
 _MOVES = (

@@ -34,10 +34,12 @@ class Entries:
     Attributes:
         index: shape of the value; which weight, counted through all leaves.
         factor: shape of the value; the constant.
+        products: how many constants it was multiplied with, one after the other.
     """
 
     index: np.ndarray
     factor: np.ndarray
+    products: int = 0
 
     @classmethod
     def plain(cls, index: np.ndarray) -> Entries:
@@ -211,10 +213,15 @@ class Recorder:
         number = self.distance(Distance("norm", once))
         factor = math.sqrt(int(repeats.max(initial=1)))
         rounded: Any = 0.0
-        if np.any(np.abs(once.factor) != 1):  # the weight times its constant was rounded
-            size = jnp.sqrt(jnp.sum(jnp.square(once.factor * self.weights[once.index])))
-            rounded = ARITHMETIC * factor * size + UNDERFLOW
+        if entries.products:  # the weight times its constants was rounded
+            size = length_of(once.factor * self.weights[once.index])
+            rounded = rounded_weights(entries) * factor * size + UNDERFLOW
         return self.add(Node("leaf", (), (factor,), distance=number), [], rounded)
+
+
+def rounded_weights(entries: Entries) -> float:
+    """Relative error of weights that were multiplied with constants."""
+    return entries.products * ARITHMETIC
 
 
 def two_norm(value: Any, arg: Moved) -> tuple[Any, Any]:
@@ -224,8 +231,16 @@ def two_norm(value: Any, arg: Moved) -> tuple[Any, Any]:
 
 
 def length_of(value: Any) -> Array:
-    """The 2-norm over all entries, with derivative 0 at 0."""
-    return root(jnp.sum(jnp.square(wide(value))))
+    """The 2-norm over all entries, with derivative 0 at 0; no square underflows."""
+    value = wide(value)
+    unit = unit_of(value)
+    return unit * root(jnp.sum(jnp.square(value / unit)))
+
+
+def unit_of(value: Any) -> Array:
+    """The largest absolute entry, 1 where all are 0; a constant in derivatives."""
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(value), initial=0.0))
+    return jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
 
 
 def max_norm(value: Any, arg: Moved) -> tuple[Any, Any]:

@@ -54,7 +54,7 @@ def verify(
     Raises:
         ValueError: naming the first claim that does not hold.
     """
-    if not isinstance(certificate, Certificate):
+    if type(certificate) is not Certificate:
         raise ValueError(f"certificate: got {type(certificate).__name__}, must be a Certificate")
     exact = certificate.verify()
     labels = np.asarray(y)

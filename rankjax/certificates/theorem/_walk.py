@@ -155,7 +155,7 @@ class Reader:
         ends = np.cumsum([int(size) for size in eqn.params["sizes"]])[:-1].tolist()
         axis = eqn.params["axis"]
         pairs = zip(np.split(tag.index, ends, axis), np.split(tag.factor, ends, axis), strict=True)
-        return [Entries(index, factor) for index, factor in pairs]
+        return [Entries(index, factor, tag.products) for index, factor in pairs]
 
     def _compute(self, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
         """The result in exact arithmetic, as far as float64 goes."""
@@ -305,7 +305,7 @@ def _member(value: Any, i: int) -> Any:
 
 def _member_tag(tag: Tag, i: int) -> Tag:
     if isinstance(tag, Entries):
-        return Entries(tag.index[i], tag.factor[i])
+        return Entries(tag.index[i], tag.factor[i], tag.products)
     return replace(tag, rows=None) if isinstance(tag, Moved) else tag
 
 

@@ -1,0 +1,138 @@
+"""What a forward function brings along besides its parameters: nothing of it is coded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rankjax._jax_internals import is_closed, is_literal, is_open
+
+if TYPE_CHECKING:
+    from rankjax._jax_internals import ClosedJaxpr, Jaxpr
+
+_HOST = ("callback", "ffi_call", "custom_call", "outside_call")
+_NUMBERS_OF = {"integer_pow": ("y",), "gather": ("fill_value",)}  # numbers among the parameters
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a forward function holds.
+
+    Attributes:
+        arrays: how many arrays.
+        numbers: how many numbers in all of them.
+        scalars: how many numbers are written into its equations.
+    """
+
+    arrays: int
+    numbers: int
+    scalars: int
+
+    def assumptions(self) -> tuple[str, ...]:
+        """In words; empty where it holds nothing."""
+        found = []
+        if self.arrays:
+            found.append(
+                f"apply holds {counted(self.arrays, 'array')} of {counted(self.numbers, 'number')} "
+                "that are not coded: fixed before the data were seen"
+            )
+        if self.scalars:
+            found.append(
+                f"{counted(self.scalars, 'further number')} written into apply: fixed before the "
+                "data were seen"
+            )
+        return tuple(found)
+
+
+def counted(number: int, what: str) -> str:
+    """A number and its noun."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def held_by(closed: ClosedJaxpr, constants: Sequence[Any] = ()) -> Held:
+    """Count what a traced function holds besides its arguments.
+
+    Every number in an equation but 0 counts, wherever it stands; shapes and axes are the
+    architecture.
+
+    Args:
+        closed: the traced function.
+        constants: arrays that were handed in, but are no weights (random keys).
+
+    Raises:
+        ValueError: if the function calls out of JAX, where nothing can be counted.
+    """
+    arrays: dict[int, Any] = {id(a): a for a in constants}
+    scalars = 0
+
+    def note(atoms: Sequence[Any]) -> None:
+        nonlocal scalars
+        for atom in atoms:
+            if is_literal(atom) and np.size(atom.val) > 1:
+                arrays[id(atom.val)] = atom.val
+            elif is_literal(atom) and np.any(np.asarray(atom.val) != 0):
+                scalars += 1
+
+    def look(jaxpr: Jaxpr, consts: Sequence[Any]) -> None:
+        nonlocal scalars
+        arrays.update({id(c): c for c in consts})
+        note(jaxpr.outvars)
+        for eqn in jaxpr.eqns:
+            name = eqn.primitive.name
+            if any(part in name for part in _HOST) and name != "debug_callback":
+                raise ValueError(
+                    f"apply: calls out of JAX by {name!r}; what happens there cannot be certified"
+                )
+            note(eqn.invars)
+            scalars += sum(eqn.params.get(p) is not None for p in _NUMBERS_OF.get(name, ()))
+            for value in eqn.params.values():
+                for inner in value if isinstance(value, tuple | list) else (value,):
+                    if is_closed(inner):
+                        look(inner.jaxpr, inner.consts)
+                    elif is_open(inner):
+                        look(inner, ())
+
+    look(closed.jaxpr, closed.consts)
+    return Held(len(arrays), sum(_numbers(a) for a in arrays.values()), scalars)
+
+
+def _numbers(array: Any) -> int:
+    if jnp.issubdtype(getattr(array, "dtype", np.dtype(float)), jax.dtypes.prng_key):
+        return int(np.size(jax.random.key_data(array)))
+    return int(np.size(array))
+
+
+def is_weight(path: str, leaf: Any) -> bool:
+    """Whether a leaf is an array.
+
+    Raises:
+        ValueError: for a leaf that is neither an array nor a part of the architecture (a function,
+            a type): a number or a text could have been learned and is not coded.
+    """
+    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+        return True
+    if callable(leaf) or isinstance(leaf, np.dtype):
+        return False
+    kind = "number" if isinstance(leaf, int | float | complex) else type(leaf).__name__
+    raise ValueError(
+        f"params[{path!r}]: got the Python {kind} {leaf!r}; must be an array, so that it is coded, "
+        "or a function"
+    )
+
+
+def afresh() -> AbstractContextManager[Any]:
+    """A context in which JAX traces every function anew, jitted ones inside of others too.
+
+    A jitted function that was traced before would keep the arrays it closed over at that time.
+    """
+    make: Callable[..., Any] | None = getattr(jax, "make_user_context", None)
+    if make is None:  # older releases have no other way
+        jax.clear_caches()
+        return nullcontext()
+    return make(default_value=None)(object())
