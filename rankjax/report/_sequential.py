@@ -84,7 +84,7 @@ def sequential(words: str, structure: Structure, params: Any) -> Sequential:
                 kernel = leaves[step.path]
                 x = x @ (kernel if step.view.in_ == (0,) else kernel.T)
                 bias = biases[step.path]
-                x = x if bias is None else x + leaves[bias]
+                x = x if bias is None else x + leaves[bias].reshape(*[1] * (x.ndim - 1), -1)
             else:
                 x = ACTIVATIONS[step][0](x)
         return x

@@ -38,7 +38,7 @@ def test_path_norms_of_convolutions_pooling_and_biases():
         x = jax.lax.conv_general_dilated(
             x, params["kernel"], (1, 1), "SAME", dimension_numbers=numbers
         )
-        x = jax.nn.relu(x + params["bias"])
+        x = jax.nn.relu(x + params["bias"][None, None, None])
         x = x.reshape(x.shape[0], 2, 2, 2, 2, 3).max((2, 4)).reshape(x.shape[0], -1)
         return x @ params["dense"]
 

@@ -31,7 +31,7 @@ def dense():
     params = {"a": weight(6, 8), "a_bias": weight(8), "b": weight(8, 3), "b_bias": weight(3)}
 
     def apply(p, x):
-        return jnp.maximum(x @ p["a"] + p["a_bias"], 0) @ p["b"] + p["b_bias"]
+        return jnp.maximum(x @ p["a"] + p["a_bias"][None], 0) @ p["b"] + p["b_bias"][None]
 
     return apply, params, RNG.normal(size=(20, 6))
 
@@ -50,7 +50,7 @@ def convolutional():
     }  # fmt: skip
 
     def apply(p, x):
-        h = jax.nn.relu(convolve(x, p["a"]) + p["a_bias"])
+        h = jax.nn.relu(convolve(x, p["a"]) + p["a_bias"][None, None, None])
         h = lax.reduce_window(h, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "SAME")
         h = jnp.tanh(convolve(h, p["b"], 1, "VALID", groups=2, dilation=2))
         h = lax.reduce_window(h, 0.0, lax.add, (1, 2, 2, 1), (1, 1, 1, 1), "SAME") / 4
@@ -80,7 +80,7 @@ def scanned():
     def apply(p, x):
         def layer(h, weights):
             kernel, bias = weights
-            return h + jax.nn.relu(h @ kernel + bias), None
+            return h + jax.nn.relu(h @ kernel + bias[None]), None
 
         h, _ = lax.scan(layer, x, (p["stack"], p["stack_bias"]))
         return h @ p["out"]
@@ -93,7 +93,7 @@ def tokens():
     params = {"a": weight(4, 6), "a_bias": weight(6), "out": weight(6, 3)}
 
     def apply(p, x):  # a dense layer at each of five tokens, then their mean
-        return jnp.mean(jax.nn.relu(x @ p["a"] + p["a_bias"]), axis=1) @ p["out"]
+        return jnp.mean(jax.nn.relu(x @ p["a"] + p["a_bias"][None, None]), axis=1) @ p["out"]
 
     return apply, params, RNG.normal(size=(20, 5, 4))
 

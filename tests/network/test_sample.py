@@ -57,7 +57,7 @@ def test_the_members_of_a_stack_have_their_own_norms():
     x = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
     structure = describe(params, apply=apply, example=x)
     sample = Sample.from_data(structure, apply, params, x, np.asarray([0, 1, 2, 3]))
-    p = params["params"]
+    p = jax.tree.map(np.asarray, params["params"])
     h = np.maximum(x @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"], 0)
     expected = [np.linalg.norm(x, axis=1)]
     for i in range(3):

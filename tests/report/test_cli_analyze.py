@@ -94,8 +94,8 @@ import jax
 def apply(params, x):
     layers = params if "Dense_0" not in params else {
         f"{i}/{k}": v for i, d in params.items() if hasattr(d, "items") for k, v in d.items()}
-    x = jax.nn.relu(x @ layers["Dense_0/kernel"] + layers["Dense_0/bias"])
-    return x @ layers["Dense_1/kernel"] + layers["Dense_1/bias"]
+    x = jax.nn.relu(x @ layers["Dense_0/kernel"] + layers["Dense_0/bias"][None])
+    return x @ layers["Dense_1/kernel"] + layers["Dense_1/bias"][None]
 
 def fails(params, x):
     return params["missing"]

@@ -93,7 +93,9 @@ def rate(values: ArrayLike, /) -> Array:
     values = float_array(values, name="values")
     magnitudes = jnp.abs(values)
     levels = jnp.arange(_RATE_LEVELS + 1, dtype=values.dtype).reshape(-1, *[1] * values.ndim)
-    above = jnp.sum(jnp.clip(magnitudes - levels, 0, 1), axis=tuple(range(1, values.ndim + 1)))
+    above = jnp.sum(
+        jnp.clip(magnitudes[None] - levels, 0, 1), axis=tuple(range(1, values.ndim + 1))
+    )
     at_least = jnp.append(jnp.asarray(values.size, values.dtype), above[:-1])
     negative = jnp.sum(jnp.where(values < 0, jnp.clip(magnitudes, 0, 1), 0))
     # All coins in one call: the gamma function takes long to compile.

@@ -23,8 +23,8 @@ from rankjax.network import describe
 
 
 def apply(params, x):
-    x = jax.nn.relu(x @ params["first"]["kernel"] + params["first"]["bias"])
-    return x @ params["last"]["kernel"] + params["last"]["bias"]
+    x = jax.nn.relu(x @ params["first"]["kernel"] + params["first"]["bias"][None])
+    return x @ params["last"]["kernel"] + params["last"]["bias"][None]
 
 
 def make_params(seed=0, inputs=6, width=12, classes=3, dtype=jnp.float32):
@@ -258,7 +258,7 @@ def test_ties_and_nan_are_errors():
 def test_examples_are_evaluated_one_by_one():
     # A network that normalizes over its batch would see all labels' inputs; here it cannot.
     x, y = make_data(n=64)
-    leaking = count_errors(lambda p, x: (x - x.mean(0))[:, :3], {}, x, y)
+    leaking = count_errors(lambda p, x: (x - x.mean(0, keepdims=True))[:, :3], {}, x, y)
     assert leaking == 64
 
 

@@ -23,7 +23,7 @@ def teacher():
     params = {"a": jnp.asarray(a.T), "a_bias": jnp.full(4, 0.01), "b": jnp.asarray(out)}
 
     def apply(p, x):
-        h = x @ p["a"] + p["a_bias"]
+        h = x @ p["a"] + p["a_bias"][None]
         return (jax.nn.relu(h) - jax.nn.relu(-h)) @ p["b"]
 
     return apply, params, x, y
@@ -113,7 +113,7 @@ def test_every_kind_of_network(name):
 def reach(p, x, ids):
     """Scales, stored statistics, LayerNorm, a constant matrix, attention and a lookup."""
     h = x @ p["a"] + p["table"][ids]
-    h = (h - p["mean"]) * jax.lax.rsqrt(p["var"] + 1e-3) * p["scale"]
+    h = (h - p["mean"][None]) * jax.lax.rsqrt(p["var"] + 1e-3)[None] * p["scale"][None]
     h = jax.nn.gelu(h) @ jnp.linspace(-1, 1, 36).reshape(6, 6)
     h = jax.nn.standardize(h.reshape(len(x), 3, 2), epsilon=0.1)
     attention = jax.nn.softmax(h @ jnp.swapaxes(h, 1, 2), axis=-1)

@@ -43,8 +43,8 @@ def by_path(params: Any) -> dict[str, np.ndarray]:
 
 
 def dense_network(params, x):
-    h = jax.nn.relu(x @ params["inner"]["kernel"] + params["inner"]["bias"])
-    return h @ params["outer"]["kernel"] + params["outer"]["bias"]
+    h = jax.nn.relu(x @ params["inner"]["kernel"] + params["inner"]["bias"][None])
+    return h @ params["outer"]["kernel"] + params["outer"]["bias"][None]
 
 
 def convolutional_network(params, x):
@@ -54,7 +54,7 @@ def convolutional_network(params, x):
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )  # fmt: skip
         if "bias" in params[name]:
-            x = x + params[name]["bias"]
+            x = x + params[name]["bias"][None, None, None]
         x = jax.nn.relu(x)
         x = jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / 4.0
     return x.reshape(len(x), -1) @ params["dense"]["kernel"]
