@@ -17,7 +17,8 @@ def test_code_runs(page):
     if page.name == "README.md":
         assert blocks
     scope = {"__name__": "readme"}
-    # As a reader runs it: without x64, with the ordinary promotion of dtypes.
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+    # As a reader runs it: without x64, with the ordinary promotion of dtypes and ranks.
+    ordinary = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
+    with jax.enable_x64(False), ordinary[0], ordinary[1]:
         for block in blocks:
             exec(compile(block, str(page), "exec"), scope)

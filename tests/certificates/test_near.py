@@ -90,7 +90,7 @@ def test_no_network_that_close_has_more_errors_than_counted(name):
 
 
 def test_verify_near_trusts_no_field():
-    params = near(1e-3)
+    params = near(0.1)
     found = certify_near(STRUCTURE, params, X, Y, **OPTIONS)
     assert 0 <= found.value - float(verify_near(found, STRUCTURE, params, X, Y, **OPTIONS)) < 1e-15
     assert NearCertificate.from_json(found.to_json()) == found

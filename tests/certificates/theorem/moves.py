@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankjax.certificates.theorem import _counting, _nodes
-from rankjax.certificates.theorem._counting import Counter
+from rankjax.certificates.theorem._counting import Counter, limits_of
 from rankjax.certificates.theorem._distances import measure
 from rankjax.certificates.theorem._network import Network
 
@@ -57,8 +57,8 @@ class Watched:
     def limits(self, distances, y):
         """``(classes,)``: how far ``f_y - f_j`` may move."""
         with in_numpy():
-            found = self.counter.limits(
-                self.slots[:, None], np.array([y]), *self.norms, np.asarray(distances)
+            found = limits_of(
+                self.network, self.slots[:, None], np.array([y]), *self.norms, np.asarray(distances)
             )
         return np.broadcast_to(found[0], self.logits.shape)
 

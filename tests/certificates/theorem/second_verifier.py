@@ -382,7 +382,8 @@ class Sample:
     def gaps(self, y: np.ndarray) -> np.ndarray:
         """Lower bounds of the differences of logits, infinite for the label itself."""
         own = self.h[np.arange(len(y)), y][:, None]
-        found = own - self.h - 1.5 * self.r[:, None] - 1e-15 * np.abs(self.h)
+        found = own - self.h - 1.5 * self.r[:, None]
+        found -= 1e-15 * (np.abs(own) + np.abs(self.h) + 1.5 * self.r[:, None])
         found[np.arange(len(y)), y] = np.inf
         return found
 

@@ -200,7 +200,8 @@ def test_what_apply_holds_is_counted_among_the_assumptions():
             {"a": {"t": jnp.asarray(TABLE)}, "a/t": jnp.asarray(TABLE)},
             "params: two leaves have the path 'a/t'",
         ),
-        ({"t": "none"}, "params: got a tree without arrays"),
+        ({"t": jnp.asarray(TABLE), "s": "+-+-"}, r"params\['s'\]: got the Python str '\+-\+-'"),
+        ({"t": jnp.tanh}, "params: got a tree without arrays"),
     ],
 )
 def test_what_params_must_not_hold(params, message):

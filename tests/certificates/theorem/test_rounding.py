@@ -13,7 +13,7 @@ from jax import lax
 from rankjax.bounds.binary_kl import kl_inverse
 from rankjax.certificates._guarantee import rounded_up, upper_bound
 from rankjax.certificates._lengths import Length, coin, log_factorial
-from rankjax.certificates.theorem._counting import Counter
+from rankjax.certificates.theorem._counting import Counter, limits_of
 from rankjax.certificates.theorem._distances import measure, operator_norm, row_differences
 from rankjax.certificates.theorem._network import Network
 from rankjax.certificates.theorem._rules import spectral_norm
@@ -410,9 +410,9 @@ def test_counting_leaves_room():
     gains, pairs = counter.norms(network.leaves.vector(params))
     moved = np.array([0.25])
     limit = float(
-        np.asarray(counter.limits(jnp.asarray(seen.slots), jnp.asarray([0]), gains, pairs, moved))[
-            0, 0
-        ]
+        np.asarray(
+            limits_of(network, jnp.asarray(seen.slots), jnp.asarray([0]), gains, pairs, moved)
+        )[0, 0]
     )
     assert Fraction(limit) ** 2 >= 2 * Fraction(float(seen.slots[0, 0]) * 0.25) ** 2
     assert isinstance(network.gains[0], Gain)

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from rankjax.certificates.theorem import verify
-from rankjax.certificates.theorem._counting import Counter
+from rankjax.certificates.theorem._counting import Counter, limits_of
 from rankjax.certificates.theorem._neighbor import Problem
-from rankjax.certificates.theorem._network import Network
 from tests.certificates.theorem import second_verifier as second
 from tests.certificates.theorem import trained
 
@@ -62,13 +61,13 @@ def test_both_find_the_same_margins_and_limits(name):
     network = make()
     found = check(network, layers, network.certificate)
     structure, params, x, y = network.arguments
-    read = Network(network.apply, params, x)
-    problem = Problem.of(read, structure, params, network.reference)
+    problem = Problem.read(structure, params, x, apply=network.apply, reference=network.reference)
+    read = problem.network
     coded, steps = problem.decode(network.certificate.leaves)
     distances = problem.check_exponents(network.certificate.distances, coded, steps)
     counter = Counter(read)
     seen = read.observe(coded, x, y)
-    limits = np.array(counter.limits(seen.slots, y, *counter.norms(coded), distances))
+    limits = np.array(limits_of(read, seen.slots, y, *counter.norms(coded), distances))
     others = np.isfinite(seen.gaps)
     # Two summation orders differ by less than what rounding subtracts.
     np.testing.assert_allclose(seen.gaps[others], found.gaps[others], rtol=1e-9, atol=1e-11)

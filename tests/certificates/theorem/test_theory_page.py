@@ -49,7 +49,7 @@ def test_every_kind_of_distance_has_a_line():
 def test_constants_of_the_rounding_are_those_of_the_code():
     for text, number in (
         ("u = 2^{-50}", _values.ARITHMETIC == 2.0**-50),
-        ("u' = 2^{-46}", _values.FUNCTION == 2.0**-46),
+        ("u' = 2^{-42}", _values.FUNCTION == 2.0**-42),
         (r"\tau = 10^{-300}", _values.UNDERFLOW == 1e-300),
         ("R = 1 + 10^{-12}", _values.ROOM == 1 + 1e-12),
     ):
