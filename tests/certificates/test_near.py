@@ -121,3 +121,22 @@ def test_the_neighbor_must_be_of_this_network():
     other = compress(describe({"kernel": jnp.ones((2, 2))}), {"kernel": jnp.ones((2, 2))})
     with pytest.raises(ValueError, match=r"neighbor\.params: lacks"):
         certify_near(STRUCTURE, PARAMS, X, Y, apply=APPLY, neighbor=other)
+
+
+def test_a_reference_that_the_neighbor_was_coded_from_is_an_assumption():
+    neighbor = compress(STRUCTURE, PARAMS, reference=PARAMS, tolerances=[0.2])
+    found = certify_near(STRUCTURE, PARAMS, X, Y, apply=APPLY, neighbor=neighbor)
+    assert any("reference weights were fixed" in text for text in found.assumptions)
+
+
+def test_what_is_no_file_or_was_changed_in_memory_is_refused():
+    class Fake:
+        bits, params = 1, PARAMS
+
+    with pytest.raises(ValueError, match="neighbor: got Fake, must be a CompressedNetwork"):
+        certify_near(STRUCTURE, PARAMS, X, Y, apply=APPLY, neighbor=Fake())
+    neighbor = compress(STRUCTURE, PARAMS, tolerances=[0.2])
+    assert neighbor.params  # decoded
+    neighbor.references[0][...] = 1.0
+    with pytest.raises(ValueError, match=r"reference|structure|file"):
+        certify_near(STRUCTURE, PARAMS, X, Y, apply=APPLY, neighbor=neighbor)

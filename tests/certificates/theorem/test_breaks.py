@@ -237,3 +237,111 @@ def test_outputs_must_be_the_logits_alone():
         Network(lambda p, x: (x @ p["t"])[:, :1], params, X)
     with pytest.raises(ValueError, match="apply: the logits do not depend on params"):
         Network(lambda p, x: x[:, :2], params, X)
+
+
+# --- what an audit found: one of two inputs, and the exact network is wrong on both ---------------
+
+TWO = np.random.default_rng(1).integers(2, size=2000)
+TWO_X, GOOD = np.eye(2)[TWO], jnp.array([[1.0, -1.0], [-1.0, 1.0]])
+BAD = -GOOD
+STOP = lax.optimization_barrier
+
+
+def wrong_everywhere(apply, params, **options):
+    structure = describe(params, axes=dict.fromkeys(params, ((1,), (0,))))
+    found = certify(structure, params, TWO_X, TWO, apply=apply, guard=False, **options)
+    assert found.value > 0.99
+
+
+def test_classes_that_a_reshape_transposes_are_not_taken_for_themselves():
+    def apply(p, x):
+        h = (jnp.tanh(x @ p["a"]) @ p["kernel"]).reshape(len(x), 2, 2)
+        return lax.reshape(h, (len(x), 4), dimensions=(0, 2, 1))
+
+    params = {"a": jnp.eye(2), "kernel": jnp.arange(8.0).reshape(2, 4)}
+    assert Network(apply, params, TWO_X).head is None
+
+
+def test_squares_that_underflow_are_not_zero():
+    tiny = {"kernel": BAD * 1e-170}
+    wrong_everywhere(lambda p, x: x @ p["kernel"], tiny, reference={"kernel": GOOD * 1e-170})
+    wrong_everywhere(
+        lambda p, x: ((x * 1e-170) @ p["kernel"]) * 1e170,
+        {"kernel": BAD},
+        reference={"kernel": GOOD},
+    )
+
+
+def test_constants_that_underflow_are_not_zero():
+    def apply(p, x):
+        down = STOP(STOP(p["a"] * 1e-200) * 1e-200)
+        return x @ (STOP(down * 1e200) * 1e200) * 10.0 + x @ p["b"]
+
+    with pytest.raises(ValueError, match="has no rule for a product with a number beyond"):
+        Network(apply, {"a": BAD, "b": GOOD}, TWO_X)
+
+
+def test_weights_times_constants_are_rounded():
+    def apply(p, x):
+        return (x @ (STOP(p["t"] * 0.3) / 0.3 - p["t"])) * 1e15 + x @ p["o"]
+
+    wrong_everywhere(apply, {"t": jnp.array([[7.0, 31.0], [31.0, 7.0]]), "o": BAD / 16})
+
+
+def test_random_keys_among_the_parameters_are_counted():
+    bits = jnp.asarray((TABLE > 0).astype(np.uint32))
+    params = {"key": jax.random.wrap_key_data(bits), "kernel": jnp.eye(2)}
+
+    def apply(p, x):
+        return x @ jax.random.key_data(p["key"]).astype(x.dtype) @ p["kernel"]
+
+    assert Network(apply, params, X).held.numbers == 512
+
+
+def test_functions_that_leave_jax_are_refused():
+    def apply(p, x):
+        shape = jax.ShapeDtypeStruct((len(x), 2), x.dtype)
+        return jax.pure_callback(lambda x: np.asarray(x) @ TABLE, shape, x) @ p["kernel"]
+
+    with pytest.raises(ValueError, match="apply: calls out of JAX by 'pure_callback'"):
+        Network(apply, {"kernel": jnp.eye(2)}, X)
+
+
+def test_numbers_written_into_apply_are_counted_each_time():
+    def apply(p, x):
+        return x @ jnp.stack([jnp.full((2,), v) for v in MAJORITY.tolist()]) @ p["kernel"]
+
+    held = Network(apply, {"kernel": jnp.eye(2)}, X).held
+    assert held.scalars + held.numbers >= 256
+
+
+def test_a_jitted_function_is_traced_anew():
+    held = [jnp.asarray(TABLE)]
+
+    @jax.jit
+    def inner(p, x):
+        return x @ held[0] @ p["kernel"]
+
+    def apply(p, x):
+        return inner(p, x)
+
+    params = {"kernel": jnp.eye(2)}
+    structure = describe(params)
+    first = certify(structure, params, X, Y, apply=apply, guard=False)
+    held[0] = -held[0]
+    second = certify(structure, params, X, Y, apply=apply, guard=False)
+    assert first.errors < N / 2 < second.errors
+
+
+def test_a_certificate_that_verifies_itself_is_refused():
+    params = {"t": jnp.asarray(TABLE)}
+    structure = describe(params, apply=TABLES["a product"], example=X)
+    found = certify(structure, params, X, Y, apply=TABLES["a product"], guard=False)
+
+    class Trusted(type(found)):
+        def verify(self):
+            return 0.001
+
+    trusted = Trusted(**{name: getattr(found, name) for name in found.__dataclass_fields__})
+    with pytest.raises(ValueError, match="certificate: got Trusted"):
+        verify(trusted, structure, params, X, Y, apply=TABLES["a product"])
