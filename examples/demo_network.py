@@ -8,8 +8,8 @@ def apply(params: dict[str, Array], x: Array) -> Array:
     """Logits of ``plain.safetensors`` and ``rank-sparse.safetensors`` for images ``(n, ...)``."""
     x = x.reshape(len(x), -1)
     for layer in ("first", "second"):
-        x = jax.nn.relu(x @ params[f"{layer}/kernel"] + params[f"{layer}/bias"])
-    return x @ params["last/kernel"] + params["last/bias"]
+        x = jax.nn.relu(x @ params[f"{layer}/kernel"] + params[f"{layer}/bias"][None])
+    return x @ params["last/kernel"] + params["last/bias"][None]
 
 
 def small(params: dict[str, Array], x: Array) -> Array:

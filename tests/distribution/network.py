@@ -47,7 +47,7 @@ def loss(params, data, whole=lambda w: w):
     x, y = data
     for i in range(len(SIZES) - 1):
         layer = params[str(i)]
-        x = jnp.tanh(x @ whole(layer["kernel"]) + whole(layer["bias"]))
+        x = jnp.tanh(x @ whole(layer["kernel"]) + whole(layer["bias"])[None])
     return jnp.mean((x - y) ** 2)
 
 
