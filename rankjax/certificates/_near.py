@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -17,9 +15,9 @@ from rankjax.certificates.file import CompressedNetwork
 from rankjax.certificates.theorem._certificate import (
     aligned,
     check_distances,
+    fields_of_text,
     headline,
-    record,
-    without_repeats,
+    verified,
 )
 from rankjax.certificates.theorem._counting import Counter
 from rankjax.certificates.theorem._distances import distances_length
@@ -64,22 +62,8 @@ class NearCertificate(Guarantee):
             ValueError: if the text is not a certificate, or its value does not follow from its
                 integers.
         """
-        try:
-            found = json.loads(text, object_pairs_hook=without_repeats)
-        except (ValueError, RecursionError, TypeError) as error:
-            raise ValueError(f"text: must be the JSON of a certificate ({error})") from None
-        found = record(found, {field.name for field in fields(cls)} | {"nats"}, "text")
-        nats = found.pop("nats")
-        for name in ("distances", "assumptions"):
-            if not isinstance(found[name], list):
-                raise ValueError(f"{name}: got {found[name]!r}, must be a list")
-            found[name] = tuple(found[name])
-        certificate = cls(**found)
-        certificate.verify()
-        # Not part of the claim, but nobody should read a wrong number.
-        if type(nats) is not float or not math.isclose(nats, certificate.nats, rel_tol=1e-9):
-            raise ValueError(f"nats: got {nats!r}, must be {certificate.nats!r}")
-        return certificate
+        found, nats = fields_of_text(cls, text, ("distances", "assumptions"))
+        return verified(cls(**found), nats)
 
     def __str__(self) -> str:
         rows = [

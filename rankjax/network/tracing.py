@@ -193,13 +193,8 @@ class Walker:
 
     def _scan(self, eqn: JaxprEqn, values: list[Any], tags: list[Tag]):
         body = eqn.params["jaxpr"]
-        # Told by the shapes, since releases of JAX name these counts differently: what is looped
-        # over has one axis more outside than inside.
-        pairs = zip(eqn.invars, body.jaxpr.invars, strict=True)
-        split = sum(len(_shape(outer)) == len(_shape(inner)) for outer, inner in pairs)
-        pairs = zip(eqn.outvars, body.jaxpr.outvars, strict=True)
-        n_carry = sum(len(_shape(outer)) == len(_shape(inner)) for outer, inner in pairs)
-        n_consts = split - n_carry
+        n_consts, n_carry = scan_counts(eqn)
+        split = n_consts + n_carry
         carry, carry_tags = values[n_consts:split], tags[n_consts:split]
         steps = range(eqn.params["length"])
         if eqn.params["reverse"]:
@@ -260,6 +255,20 @@ class Walker:
         self.trace.uses.append(use)
         self.on_use(use, values[1 - side])
         return True
+
+
+def scan_counts(eqn: JaxprEqn) -> tuple[int, int]:
+    """How many operands of a ``scan`` are constants, and how many are carried.
+
+    Told by the shapes, since releases of JAX name these counts differently: what is looped over has
+    one axis more outside than inside.
+    """
+    inner = eqn.params["jaxpr"].jaxpr
+    operands = zip(eqn.invars, inner.invars, strict=True)
+    results = zip(eqn.outvars, inner.outvars, strict=True)
+    kept = sum(len(_shape(a)) == len(_shape(b)) for a, b in operands)
+    carried = sum(len(_shape(a)) == len(_shape(b)) for a, b in results)
+    return kept - carried, carried
 
 
 def _shape(var: Any) -> tuple[int, ...]:

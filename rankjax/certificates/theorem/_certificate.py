@@ -6,12 +6,14 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from rankjax.certificates._guarantee import Guarantee, check_integer
 from rankjax.certificates._lengths import Length, one_of, total
 from rankjax.certificates.theorem._distances import distances_length
 from rankjax.certificates.theorem._lattice import LeafCode, code_length
+
+Kind = TypeVar("Kind", bound=Guarantee)
 
 
 @dataclass(frozen=True)
@@ -77,21 +79,11 @@ class Certificate(Guarantee):
             ValueError: if the text is not a certificate, or its value does not follow from its
                 integers.
         """
-        try:
-            found = json.loads(text, object_pairs_hook=without_repeats)
-        except (ValueError, RecursionError, TypeError) as error:
-            raise ValueError(f"text: must be the JSON of a certificate ({error})") from None
-        names = {field.name for field in fields(cls)} | {"nats"}
-        found = record(found, names, "text")
-        nats = found.pop("nats")
-        for name in ("leaves", "distances", "assumptions"):
-            if not isinstance(found[name], list):
-                raise ValueError(f"{name}: got {found[name]!r}, must be a list")
-            found[name] = tuple(found[name])
+        found, nats = fields_of_text(cls, text, ("leaves", "distances", "assumptions"))
         leaf_fields = {field.name for field in fields(LeafCode)}
         leaves = []
         for item in found["leaves"]:
-            item = record(item, leaf_fields, "leaves")
+            item = _record(item, leaf_fields, "leaves")
             for name in ("shape", "matrices", "symbols"):
                 if not isinstance(item[name], list):
                     raise ValueError(f"leaves.{name}: got {item[name]!r}, must be a list")
@@ -100,13 +92,8 @@ class Certificate(Guarantee):
         found["leaves"] = tuple(leaves)
         if found["guard"] is not None:
             names = {field.name for field in fields(GuardReport)}
-            found["guard"] = GuardReport(**record(found["guard"], names, "guard"))
-        certificate = cls(**found)
-        certificate.verify()
-        # Not part of the claim, but nobody should read a wrong number.
-        if type(nats) is not float or not math.isclose(nats, certificate.nats, rel_tol=1e-9):
-            raise ValueError(f"nats: got {nats!r}, must be {certificate.nats!r}")
-        return certificate
+            found["guard"] = GuardReport(**_record(found["guard"], names, "guard"))
+        return verified(cls(**found), nats)
 
     def __str__(self) -> str:
         rows = [
@@ -153,7 +140,33 @@ def check_distances(distances: Any) -> None:
             raise ValueError(f"distances: got {exponent}, must be from -8000 to 8000")
 
 
-def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def fields_of_text(
+    cls: type[Guarantee], text: str, lists: tuple[str, ...]
+) -> tuple[dict[str, Any], Any]:
+    """The fields of a certificate in JSON, lists as tuples, and the stated nats apart."""
+    try:
+        found = json.loads(text, object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError, TypeError) as error:
+        raise ValueError(f"text: must be the JSON of a certificate ({error})") from None
+    found = _record(found, {field.name for field in fields(cls)} | {"nats"}, "text")
+    nats = found.pop("nats")
+    for name in lists:
+        if not isinstance(found[name], list):
+            raise ValueError(f"{name}: got {found[name]!r}, must be a list")
+        found[name] = tuple(found[name])
+    return found, nats
+
+
+def verified(certificate: Kind, nats: Any) -> Kind:
+    """The certificate, if its value follows from its integers and the stated nats are right."""
+    certificate.verify()
+    # Not part of the claim, but nobody should read a wrong number.
+    if type(nats) is not float or not math.isclose(nats, certificate.nats, rel_tol=1e-9):
+        raise ValueError(f"nats: got {nats!r}, must be {certificate.nats!r}")
+    return certificate
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; a ``ValueError`` if it has a field twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -161,7 +174,7 @@ def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def record(item: Any, names: set[str], where: str) -> dict[str, Any]:
+def _record(item: Any, names: set[str], where: str) -> dict[str, Any]:
     """The fields of a JSON object; a ``ValueError`` unless they are exactly these."""
     if not isinstance(item, Mapping) or set(item) != names:
         got = sorted(item) if isinstance(item, Mapping) else item

@@ -39,6 +39,7 @@ from rankjax.certificates.theorem._values import (
     wide,
     widest,
 )
+from rankjax.network.tracing import scan_counts
 
 if TYPE_CHECKING:
     from rankjax._jax_internals import ClosedJaxpr, Jaxpr, JaxprEqn
@@ -227,13 +228,8 @@ class Reader:
     def _scan(self, eqn: JaxprEqn, values: list[Any], tags: list[Tag]):
         """All steps one after the other; what is collected has the nodes of every step."""
         body = eqn.params["jaxpr"]
-        # Told by the shapes, since releases of JAX name these counts differently: what is looped
-        # over has one axis more outside than inside.
-        pairs = zip(eqn.invars, body.jaxpr.invars, strict=True)
-        split = sum(len(_shape(outer)) == len(_shape(inner)) for outer, inner in pairs)
-        pairs = zip(eqn.outvars, body.jaxpr.outvars, strict=True)
-        carried = sum(len(_shape(outer)) == len(_shape(inner)) for outer, inner in pairs)
-        constants = split - carried
+        constants, carried = scan_counts(eqn)
+        split = constants + carried
         carry, carry_tags = values[constants:split], tags[constants:split]
         steps = range(eqn.params["length"])
         collected: dict[int, tuple[list[Any], list[Tag]]] = {}
@@ -307,7 +303,3 @@ def _member_tag(tag: Tag, i: int) -> Tag:
     if isinstance(tag, Entries):
         return Entries(tag.index[i], tag.factor[i], tag.products)
     return replace(tag, rows=None) if isinstance(tag, Moved) else tag
-
-
-def _shape(variable: Any) -> tuple[int, ...]:
-    return tuple(variable.aval.shape)
