@@ -260,6 +260,13 @@ MUTANTS = [
         "moved = args[0]",
         RULES + "::test_what_is_subtracted_has_room",
     ),
+    Mutant(NODES, "zero = squares == 0\n", "zero = ~(squares > 0)\n", RULES),
+    Mutant(
+        NODES,
+        "jnp.where(args[0] == 0, 0.0, slope * args[0])",
+        "jnp.where(args[0] > 0, slope * args[0], 0.0)",
+        RULES + "::test_what_is_not_finite_never_becomes_a_bound",
+    ),
     Mutant(NODES, "(fa * a + fb * b * quotient)", "(fa * a)", rule("div")),
     Mutant(
         NODES,

@@ -73,6 +73,7 @@ def evaluate(
     ``local``      ``E`` times the largest slope between ``s_min - E`` and ``s_max + E``
     =============  =================================================================================
 
+    An argument may be infinite or NaN: then so is the bound, and the example counts as an error.
     Every formula grows with the args, the slots (``s_b`` of a quotient, where it falls, and
     ``s_min``, where it may do either, excepted), the distance and the gain.
     """
@@ -107,14 +108,14 @@ def evaluate(
         case "local":
             moved = args[0] * ROOM
             slope = SLOPES[node.function](s[0] - moved, s[1] + moved, *f)
-            return jnp.where(args[0] > 0, slope * args[0], 0.0)
+            return jnp.where(args[0] == 0, 0.0, slope * args[0])
     raise AssertionError(node.op)
 
 
 def root(squares: Array) -> Array:
-    """The square root, with derivative 0 at 0."""
-    positive = squares > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
+    """The square root, with derivative 0 at 0; NaN, such as 0 times infinity, stays NaN."""
+    zero = squares == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squares)))
 
 
 def _positive(low: Array, slope: Callable[[Array], Array]) -> Array:

@@ -1,4 +1,4 @@
-"""How far a network moves in truth, next to how far its recursion says: no compilation."""
+"""How far a network moves in truth, next to how far its recursion says."""
 
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,10 +35,22 @@ class Watched:
     x: Any
 
     def __post_init__(self):
-        one = jax.tree.map(jnp.asarray, self.x)
-        recorder, logits, _, _ = self.network._read(jnp.asarray(self.coded), one)
-        self.slots = np.array([float(recorder.slots[i]) for i in self.network._slots])
-        self.logits = np.asarray(logits)
+        self.one = jax.tree.map(jnp.asarray, self.x)
+        self.compiled = {}
+
+        @jax.jit
+        def read(weights, one):
+            recorder, logits, _, _ = self.network._read(weights, one)
+            return [recorder.slots[i] for i in self.network._slots], logits
+
+        @jax.jit
+        def off(weights, one):
+            recorder, _, tag, _ = self.network._read(weights, one)
+            return recorder.moved(tag).rounding
+
+        slots, logits = read(jnp.asarray(self.coded), self.one)
+        self.slots, self.logits = np.array([float(s) for s in slots]), np.asarray(logits)
+        self.off = lambda weights: float(off(jnp.asarray(weights), self.one))
         self.counter = Counter(self.network)
         self.norms = self.counter.norms(self.coded)
 
@@ -64,8 +76,15 @@ class Watched:
 
     def forward(self, apply, params, weights):
         """The logits of other weights, by the function itself."""
-        batch = jax.tree.map(lambda a: jnp.asarray(a)[None], self.x)
-        return apply(fill(params, self.network, weights), batch)[0]
+        if apply not in self.compiled:
+
+            @jax.jit
+            def logits(weights, one):
+                batch = jax.tree.map(lambda a: a[None], one)
+                return apply(fill(params, self.network, weights), batch)[0]
+
+            self.compiled[apply] = logits
+        return self.compiled[apply](weights, self.one)
 
     def jacobian(self, forward, step=1e-5):
         """``(logits, weights)``, from central differences."""

@@ -1,7 +1,7 @@
 """Every rule of the table: never too small, and attained where it is tight."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jax import lax
 from rankjax.certificates.theorem._activations import ACTIVATIONS
 from rankjax.certificates.theorem._distances import matrix_of, operator_norm
 from rankjax.certificates.theorem._network import Network
-from rankjax.certificates.theorem._nodes import SLOPES, Node, evaluate
+from rankjax.certificates.theorem._nodes import SLOPES, Node, Op, evaluate
 from rankjax.certificates.theorem._rules import RULES
 from rankjax.certificates.theorem._values import Entries, Gain
 from rankjax.network.convolution import Convolution, Window
@@ -442,6 +442,43 @@ def test_a_quotient_without_room_is_infinite():
     assert float(evaluate(node, [jnp.asarray(0.1), jnp.asarray(0.2)], sizes)) == pytest.approx(
         (0.1 + 0.2 * 2.0) / 0.3
     )
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_never_becomes_a_bound(bad):
+    nodes = [
+        Node("scale", (0,), (2.0,)), Node("measured", (0,), (2.0,), (0,)),
+        Node("sum", (0, 1), (1.0, 2.0)), Node("join", (0, 1), (1.0, 2.0)),
+        Node("join", (0, 1), (0.0, 0.0)),  # 0 times infinity
+        Node("matrix", (0,), (1.0,), (0,)), Node("bilinear", (0, 1), (1.0,), (0, 1)),
+        Node("product", (0, 1), (1.0, 1.0), (0, 1, 2, 3)),
+        Node("quotient", (0, 1), (1.0, 1.0), (0, 1)),
+        *(Node("local", (0,), (2.0,) * (f == "integer_pow"), (0, 1), function=f) for f in SLOPES),
+    ]  # fmt: skip
+    assert {node.op for node in nodes} == set(get_args(Op)) - {"exact", "leaf"}
+    sizes = [jnp.asarray(0.5)] * 4
+    for node in nodes:
+        for place in range(len(node.args)):
+            args = [jnp.asarray(bad if i == place else 0.1) for i in range(len(node.args))]
+            # A matrix and a distance of 0 in front of it do not make it finite either.
+            found = evaluate(node, args, sizes[: len(node.slots)], distance=0.0, gain=0.0)
+            assert not np.isfinite(float(found)), (node, place)
+
+
+def test_a_divisor_that_may_vanish_leaves_no_example_certain():
+    params = {name: np.array([[1.0, -2.0], [0.5, 1.5]]) for name in "abc"}
+
+    def apply(p, x):
+        unit = p["b"] / jnp.sqrt(jnp.sum(p["b"] ** 2, 0, keepdims=True))
+        logits = x[0] @ p["a"] @ unit @ p["c"]
+        return jnp.concatenate([logits[:, :1], logits[:, 1:] * 2], axis=1)
+
+    network = Network(apply, params, np.ones((1, 1, 2)))
+    watched = Watched(network, network.leaves.vector(params), np.ones((1, 2)))
+    moved = {name: name == "b" for name in params}  # by 0 in front of and behind it
+    change = np.concatenate([np.full(4, 9.0 * moved[name]) for name in params])
+    limits = watched.limits(watched.distances(change), 0)
+    assert not np.any(limits < 1e9)
 
 
 def test_what_is_subtracted_has_room():
