@@ -51,6 +51,13 @@ GUARANTEE, LENGTHS, KL = (
     "certificates/_guarantee.py", "certificates/_lengths.py", "bounds/binary_kl.py"
 )  # fmt: skip
 
+VERIFY, NEIGHBOR, GUARD = (
+    f"certificates/theorem/_{name}.py" for name in ("verify", "neighbor", "guard")
+)
+NEAR = "certificates/_near.py"
+CHECKS, BESIDE = "test_verify.py", "../test_near.py"
+SEEN = "test_certify.py"
+
 HEADS = "test_grammar.py::test_heads_are_sound_and_tight"
 LOOPS = "test_grammar.py::test_loops_and_results_of_several"
 MUTANTS = [
@@ -130,7 +137,7 @@ MUTANTS = [
     ),
     Mutant(
         TABLE,
-        "np.broadcast_to(entries.factor * factor, shape)",
+        "np.broadcast_to(product, shape)",
         "np.broadcast_to(entries.factor, shape)",
         rule("mul"),
     ),
@@ -139,7 +146,7 @@ MUTANTS = [
     Mutant(
         TABLE, "(math.sqrt(windows),), distance=number)", "(1.0,), distance=number)", rule("gather")
     ),
-    Mutant(TABLE, "if inside.size == index.size:", "if True:", rule("gather")),
+    Mutant(TABLE, " and inside.size == index.size:", ":", rule("gather")),
     Mutant(
         TABLE,
         "return join(rec, [rec.moved(tag) for tag in tags[:2]])",
@@ -185,8 +192,8 @@ MUTANTS = [
     ),
     Mutant(
         TABLE,
-        "patches = jnp.sqrt(jnp.sum(geometry.squared_patch_norms(wide(values[0]))))",
-        "patches = jnp.sqrt(jnp.sum(jnp.square(wide(values[0]))))",
+        "jnp.sum(geometry.squared_patch_norms(wide(values[0]) / unit))",
+        "jnp.sum(jnp.square(wide(values[0]) / unit))",
         ROUNDING + "::test_patch_norms_are_never_below",
     ),
     Mutant(
@@ -260,6 +267,12 @@ MUTANTS = [
         "moved = args[0]",
         RULES + "::test_what_is_subtracted_has_room",
     ),
+    Mutant(
+        COUNTING,
+        "jnp.where(jnp.isnan(limits), jnp.inf, limits)",
+        "jnp.where(jnp.isnan(limits), 0.0, limits)",
+        RULES + "::test_a_divisor_that_may_vanish_leaves_no_example_certain",
+    ),
     Mutant(NODES, "zero = squares == 0\n", "zero = ~(squares > 0)\n", RULES),
     Mutant(
         NODES,
@@ -303,8 +316,8 @@ MUTANTS = [
     ),
     Mutant(
         WALK,
-        "return [Entries(index, factor) for index, factor in pairs]",
-        "return [next(iter([Entries(i, f) for i, f in pairs]))] * len(outs)",
+        "return [Entries(index, factor, tag.products) for index, factor in pairs]",
+        "return [next(iter([Entries(i, f, tag.products) for i, f in pairs]))] * len(outs)",
         LOOPS,
     ),
     Mutant(
@@ -347,8 +360,8 @@ MUTANTS = [
     ),
     Mutant(
         ACTS,
-        "if not isinstance(b, Literal) or not np.array_equal(a.val, b.val):",
-        "if not isinstance(b, Literal):",
+        "if not is_literal(b) or not np.array_equal(a.val, b.val):",
+        "if not is_literal(b):",
         RULES + "::test_a_name_proves_nothing",
     ),
     # Rounding.
@@ -372,7 +385,7 @@ MUTANTS = [
     ),
     Mutant(
         TABLE,
-        "rounded = ARITHMETIC * (terms + 8) * frobenius * size + UNDERFLOW",
+        "rounded = rounded * frobenius * size + UNDERFLOW",
         "rounded = 0.0",
         ROUNDING + "::test_gaps_are_never_above_the_exact_ones[inner_product_cancels]",
     ),
@@ -384,8 +397,8 @@ MUTANTS = [
     ),
     Mutant(
         TABLE,
-        "return float(np.linalg.norm(matrix, 2)) + room",
-        "return float(np.linalg.norm(matrix, 2))",
+        "return unit * (float(np.linalg.norm(matrix, 2)) + room)",
+        "return unit * float(np.linalg.norm(matrix, 2))",
         ROUNDING + "::test_spectral_norms_cover_the_error_of_lapack",
     ),
     Mutant(
@@ -396,8 +409,8 @@ MUTANTS = [
     ),
     Mutant(
         VALUES,
-        "rounded = ARITHMETIC * factor * size + UNDERFLOW",
-        "pass",
+        "rounded = rounded_weights(entries) * factor * size + UNDERFLOW",
+        "rounded = 0.0",
         ROUNDING + "::test_gaps_are_never_above_the_exact_ones[scaled_weights_cancel]",
     ),
     Mutant(
@@ -427,14 +440,14 @@ MUTANTS = [
     ),
     Mutant(
         DISTANCES,
-        "size = float(np.linalg.norm(found))",
+        "size = float(length(found.ravel()))",
         "size = float(np.max(np.abs(found)))",
         ROUNDING + "::test_distances_are_never_below",
     ),
     Mutant(
         DISTANCES,
-        "size = float(np.max(np.linalg.norm(found, axis=1)))",
-        "size = float(np.min(np.linalg.norm(found, axis=1)))",
+        "size = float(np.max(length(found)))",
+        "size = float(np.min(length(found)))",
         ROUNDING + "::test_distances_are_never_below",
     ),
     Mutant(
@@ -495,7 +508,7 @@ MUTANTS = [
         RULES + "::test_the_torus_is_the_better_of_two_norms",
     ),
     # Counting.
-    Mutant(COUNTING, "math.sqrt(2) * ROOM * moved", "moved", HEADS),
+    Mutant(COUNTING, "(math.sqrt(2) * room * moved)", "moved", HEADS),
     Mutant(
         COUNTING,
         "first = (pairs[y] + rows) * moved[:, None]",
@@ -509,7 +522,7 @@ MUTANTS = [
         HEADS,
     ),
     Mutant(COUNTING, "(rows * slots[head.slot])[:, None]", "0.0", HEADS),
-    Mutant(COUNTING, " + ranges) * ROOM", ") * ROOM", HEADS),
+    Mutant(COUNTING, " + ranges) * room", ") * room", HEADS),
     Mutant(TABLE, "return replace(rows, biases=(*rows.biases, bias))", "return rows", HEADS),
     # Lengths.
     Mutant(
@@ -568,6 +581,28 @@ MUTANTS = [
         "(jnp.zeros_like(q), 1 - q))[0]",
         ROUNDING + "::test_kl_inverse_is_the_upper_end_of_its_bracket",
     ),
+    # What verify and the guard look at.
+    Mutant(VERIFY, "if counted > certificate.errors:", "if False:", CHECKS),
+    Mutant(VERIFY, "if certificate.assumptions != told:", "if False:", CHECKS),
+    Mutant(VERIFY, "if leaf.matrices != shape:", "if False:", CHECKS),
+    Mutant(VERIFY, "certificate.leaves] != wanted:", "certificate.leaves] == []:", CHECKS),
+    Mutant(VERIFY, "!= certificate.n:", "< 0:", CHECKS),
+    Mutant(VERIFY, "exact = certificate.verify()", "exact = certificate.value", CHECKS),
+    Mutant(NEIGHBOR, "if not covers(exponent, measured, size):", "if False:", CHECKS),
+    Mutant(NEIGHBOR, "if len(exponents) != len(self.network.distances):", "if False:", CHECKS),
+    Mutant(NEIGHBOR, "if not any(one_row):", "if False:", CHECKS),
+    Mutant(CERT, "> 8000:", "> 1e300:", CHECKS),
+    Mutant(CERT, "rel_tol=1e-9", "rel_tol=1e9", CHECKS),
+    Mutant(NEAR, "if certificate.bits != neighbor.bits:", "if False:", BESIDE),
+    Mutant(NEAR, "if counted > certificate.errors:", "if False:", BESIDE),
+    Mutant(NEAR, "if certificate.assumptions != told:", "if False:", BESIDE),
+    Mutant(NEAR, "if certificate.n != n:", "if False:", BESIDE),
+    Mutant(NEAR, "return replace(neighbor)", "return neighbor", BESIDE),
+    Mutant(NEAR, "file = Length(((self.bits, 2, 1),))", "file = Length(())", BESIDE),
+    Mutant(NEAR, "any(bool(np.any(a)) for a in neighbor.references)", "False", BESIDE),
+    Mutant(GUARD, "if not largest <= 1:", "if False:", SEEN),
+    Mutant(GUARD, "jnp.maximum(changes - noise, 0)", "jnp.maximum(changes - noise, 0) * 0", SEEN),
+    Mutant(GUARD, "change[place] *= min(", "change[place] *= 0 * min(", SEEN),
 ]
 
 

@@ -59,15 +59,17 @@ def limits_of(
         (a_y - a_j) h - (a~_y - a~_j) h~ = (a_y - a_j)(h - h~) + ((a_y - a_j) - (a~_y - a~_j)) h~
 
     at most ``(|a~_y - a~_j| + d) E + d |h~|``, d the coded difference of rows, plus the ranges of
-    the biases. Without such a layer: ``sqrt(2) E``.
+    the biases. Without such a layer: ``sqrt(2) E``. Infinite where the recursion has no bound.
     """
     bounds = network.recursion.perturbations(slots, distances, gains)
     room = ROOM + 1e-15 * len(network.recursion.nodes)  # the rounding of these very lines
     moved = jnp.broadcast_to(jnp.asarray(bounds[network.output], pairs.dtype), (len(y),))
     head = network.head
     if head is None:
-        return (math.sqrt(2) * room * moved)[:, None]
-    rows = distances[head.distance]
-    first = (pairs[y] + rows) * moved[:, None]
-    ranges = sum((distances[i] for i in head.ranges), 0.0)
-    return (first + (rows * slots[head.slot])[:, None] + ranges) * room
+        limits = (math.sqrt(2) * room * moved)[:, None]
+    else:
+        rows = distances[head.distance]
+        first = (pairs[y] + rows) * moved[:, None]
+        ranges = sum((distances[i] for i in head.ranges), 0.0)
+        limits = (first + (rows * slots[head.slot])[:, None] + ranges) * room
+    return jnp.where(jnp.isnan(limits), jnp.inf, limits)  # 0 times infinity bounds nothing
