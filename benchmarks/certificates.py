@@ -180,7 +180,7 @@ def main() -> None:
                 rows += run(
                     name, chosen, data, options.tried, options.file_epochs, set(options.routes)
                 )
-    write_results(rows)
+                write_results(rows)  # of what there is so far
 
 
 if __name__ == "__main__":
