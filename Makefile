@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 CONSTRAINTS ?=
-FAST := -n auto --dist worksteal -m "not slow and not gpu"
+PARALLEL := -n auto --dist worksteal
+FAST := $(PARALLEL) -m "not slow and not long and not gpu"
 
-.PHONY: demo certify-demo test test-all test-oldest lint docs clean
+.PHONY: demo certify-demo test test-all test-long test-oldest lint docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m examples.demo
@@ -18,7 +19,11 @@ test: $(VENV)/.test
 
 test-all: $(VENV)/.dev
 	$(BIN)/pytest $(FAST)
-	$(BIN)/pytest -m "slow and not gpu"
+	$(BIN)/pytest $(PARALLEL) -m "slow and not gpu"
+
+# Ten thousand random networks against their certificates' limits: hours.
+test-long: $(VENV)/.dev
+	$(BIN)/pytest $(PARALLEL) -m long
 
 # The fast lane with the oldest versions that pyproject.toml allows, in an environment of its own.
 # The deprecations of that time are of those packages among each other.

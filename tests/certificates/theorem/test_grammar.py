@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from jax import lax
 
@@ -12,12 +12,10 @@ from rankjax.certificates.theorem._network import Network
 from tests.certificates.theorem.grammar import draw
 from tests.certificates.theorem.moves import Watched
 
-SHARES: list[float] = []
 
-
-def check(drawn, seed):
+def check(drawn, number):
     """The largest share of its limit that any difference of logits was seen to move."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(number)
     x = rng.normal(size=(3, 2))
     network = Network(drawn.apply, drawn.params, x[None])
     coded = network.leaves.vector(drawn.params)
@@ -182,32 +180,33 @@ def test_casts_are_the_identity():
 # --- random ones ------------------------------------------------------------------------------
 
 
-def settled(examples):
-    return settings(
-        max_examples=examples, derandomize=True, database=None, deadline=None,
-        phases=(Phase.generate,), suppress_health_check=list(HealthCheck),
+@pytest.mark.parametrize("block", range(2))
+def test_no_network_moves_beyond_its_limits(block):
+    shares = []
+
+    @seed(block)
+    @settings(
+        max_examples=150, database=None, deadline=None, phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
     )  # fmt: skip
+    @given(st.data(), st.integers(0, 2**32))
+    def networks(data, number):
+        drawn = draw(lambda options: data.draw(st.sampled_from(options)), number)
+        shares.append(check(drawn, number))
+        if len(shares) % 50 == 0:
+            jax.clear_caches()  # every small program that was compiled is kept otherwise
 
-
-@settled(300)
-@given(st.data(), st.integers(0, 2**32))
-def drawn_networks(data, seed):
-    SHARES.append(check(draw(lambda options: data.draw(st.sampled_from(options)), seed), seed))
-    if len(SHARES) % 50 == 0:
-        jax.clear_caches()  # every small program that was compiled is kept otherwise
-
-
-def test_no_network_moves_beyond_its_limits():
-    SHARES.clear()
-    drawn_networks()
-    assert len(SHARES) >= 300
+    networks()
+    assert len(shares) >= 150
     # The limits are not so loose that anything would pass.
-    assert np.mean(np.array(SHARES) > 0.2) > 0.3
-    assert max(SHARES) > 0.9
+    assert np.mean(np.array(shares) > 0.2) > 0.3
+    assert max(shares) > 0.9
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("block", range(20))
+LANES = [pytest.mark.slow] * 2 + [pytest.mark.long] * 18
+
+
+@pytest.mark.parametrize("block", [pytest.param(i, marks=m) for i, m in enumerate(LANES)])
 def test_no_network_of_ten_thousand_moves_beyond_its_limits(block):
     for number in range(500 * block, 500 * (block + 1)):
         rng = np.random.default_rng([number, 1])

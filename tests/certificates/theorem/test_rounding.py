@@ -187,16 +187,17 @@ def test_sizes_of_products_and_quotients():
     def h_of(p, x):
         return jnp.maximum(x @ p["w"] + 1e6, 0.0) - 1e6  # rounds to multiples of 1e-10
 
-    h, g = exact(SLOT_X[0]) @ exact(W), exact(SLOT_X[0]) @ exact(W[::-1])
     params = {"w": W, "g": W[::-1].copy()}
-    network, slots = slots_of(lambda p, x: h_of(p, x) * (x @ p["g"]), params)
-    product = next(n for n in network.recursion.nodes if n.op == "product")
-    a_inf, a_two, b_inf, b_two = (slots[i] for i in product.slots)
-    for value, largest, two in ((h, a_inf, a_two), (g, b_inf, b_two)):
-        assert largest >= max(abs(v) for v in value)
-        assert two**2 >= sum(v * v for v in value)
-
     xs = np.random.default_rng(0).normal(size=(12, 3))
+    network, seen = observed(lambda p, x: h_of(p, x) * (x @ p["g"]), params, xs, np.zeros(12, int))
+    product = next(n for n in network.recursion.nodes if n.op == "product")
+    for i, x in enumerate(exact(xs)):
+        a_inf, a_two, b_inf, b_two = (Fraction(float(seen.slots[k, i])) for k in product.slots)
+        h, g = x @ exact(W), x @ exact(W[::-1])
+        for value, largest, two in ((h, a_inf, a_two), (g, b_inf, b_two)):
+            assert largest >= max(abs(v) for v in value)
+            assert two**2 >= sum(v * v for v in value)
+
     network, seen = observed(lambda p, x: (x @ p["g"]) / h_of(p, x), params, xs, np.zeros(12, int))
     quotient = next(n for n in network.recursion.nodes if n.op == "quotient")
     for i, x in enumerate(exact(xs)):
@@ -207,6 +208,7 @@ def test_sizes_of_products_and_quotients():
 
     network, slots = slots_of(lambda p, x: jnp.exp(h_of(p, x)), params)
     local = next(n for n in network.recursion.nodes if n.op == "local")
+    h = exact(SLOT_X[0]) @ exact(W)
     assert slots[local.slots[0]] <= min(h)
     assert slots[local.slots[1]] >= max(h)
 
