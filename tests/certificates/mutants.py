@@ -273,7 +273,12 @@ MUTANTS = [
         "jnp.where(jnp.isnan(limits), 0.0, limits)",
         RULES + "::test_a_divisor_that_may_vanish_leaves_no_example_certain",
     ),
-    Mutant(NODES, "zero = squares == 0\n", "zero = ~(squares > 0)\n", RULES),
+    Mutant(
+        NODES,
+        "zero = squares == 0\n",
+        "zero = ~(squares > 0)\n",
+        RULES + "::test_what_is_not_finite_never_becomes_a_bound",
+    ),
     Mutant(
         NODES,
         "jnp.where(args[0] == 0, 0.0, slope * args[0])",
