@@ -16,7 +16,11 @@ def test_on_eight_devices():
     done = subprocess.run(
         [*command, str(file)],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": EIGHT, "JAX_PLATFORMS": "cpu"},
+        env={
+            **os.environ,
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {EIGHT}",
+            "JAX_PLATFORMS": "cpu",
+        },
         capture_output=True,
         text=True,
         timeout=600,
