@@ -49,3 +49,16 @@ def test_tables_of_the_benchmarks_page_are_those_of_the_results():
     spec.loader.exec_module(tables)
     page = (ROOT / "docs" / "benchmarks.md").read_text()
     assert tables.filled(page) == page, "run: python docs/extensions/benchmarks.py"
+
+
+def test_messages_of_the_page_about_errors_are_those_of_the_code():
+    texts = set()
+    for path in (ROOT / "rankjax").rglob("*.py"):
+        nodes = ast.walk(ast.parse(path.read_text()))
+        texts |= {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    messages = re.findall(r"^\| `(.*?)` \|", page, re.MULTILINE)
+    assert len(messages) > 30
+    for message in messages:
+        for part in message.split("…"):
+            assert any(part.strip() in text for text in texts), part
