@@ -55,7 +55,9 @@ def test_messages_of_the_page_about_errors_are_those_of_the_code():
     texts = set()
     for path in (ROOT / "rankjax").rglob("*.py"):
         nodes = ast.walk(ast.parse(path.read_text()))
-        texts |= {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+        texts |= {
+            n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)
+        }
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
     messages = re.findall(r"^\| `(.*?)` \|", page, re.MULTILINE)
     assert len(messages) > 30

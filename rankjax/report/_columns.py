@@ -11,7 +11,7 @@ from rankjax.report.checkpoints import shown
 
 
 def summary_line(analysis: Analysis) -> str:
-    """What was analysed, in two sentences."""
+    """What was analyzed, in two sentences."""
     total = analysis.summary()
     text = (
         f"{shown(analysis.source)} ({analysis.format}; layout: {analysis.layout}): "
