@@ -1,4 +1,4 @@
-"""Certify a trained network by a stored neighbor: a short file near it stands for it."""
+"""Certify a trained network by a stored neighbor: a short file close to it is its code."""
 
 from __future__ import annotations
 

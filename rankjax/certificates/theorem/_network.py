@@ -1,4 +1,4 @@
-"""A forward function read as a recursion, and run on a sample."""
+"""A forward function as a recursion, and its run on a sample."""
 
 from __future__ import annotations
 
