@@ -149,7 +149,7 @@ def record_metrics(
         method: see there.
 
     Raises:
-        ValueError: an ``every`` that is no whole number >= 1; at the update, parameters that are
+        ValueError: an ``every`` below 1 or not whole; at the update, parameters that are
             ``None`` or do not fit.
 
     Example:

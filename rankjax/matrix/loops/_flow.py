@@ -54,7 +54,7 @@ def schatten_flow(
 
     Raises:
         ValueError: wrong rank, axes, dtype or eps_mode; a concrete negative p, weight or eps;
-            ``steps`` that is no whole number >= 1.
+            ``steps`` below 1 or not whole.
 
     Cost: one ``eigh`` of the smaller Gram matrix and three products. Not differentiable: it is a
     step of an optimizer. A matrix that is not finite becomes NaN.
