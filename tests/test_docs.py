@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import re
 from pathlib import Path
 from typing import get_origin
@@ -40,3 +41,26 @@ def test_every_function_is_in_a_column(floor):
     row = " ".join(line for line in lines if line.startswith(f"| `{floor}` |"))
     functions = {name for name in public_names(f"rankjax/{floor}") if name.islower()}
     assert functions <= set(re.findall(r"`(\w+)`", row)) or "all of it" in row
+
+
+def test_tables_of_the_benchmarks_page_are_those_of_the_results():
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs/extensions/benchmarks.py")
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    assert tables.filled(page) == page, "run: python docs/extensions/benchmarks.py"
+
+
+def test_messages_of_the_page_about_errors_are_those_of_the_code():
+    texts = set()
+    for path in (ROOT / "rankjax").rglob("*.py"):
+        nodes = ast.walk(ast.parse(path.read_text()))
+        texts |= {
+            n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)
+        }
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    messages = re.findall(r"^\| `(.*?)` \|", page, re.MULTILINE)
+    assert len(messages) > 30
+    for message in messages:
+        for part in message.split("…"):
+            assert any(part.strip() in text for text in texts), part

@@ -36,6 +36,7 @@ def test_notebook_runs(path, monkeypatch, tmp_path):
 def test_committed_outputs(path):
     assert path.stat().st_size < 400_000
     notebook = nbformat.read(path, as_version=4)
+    assert notebook.metadata.kernelspec.language == notebook.metadata.language_info.name == "python"
     outputs = [out for cell in notebook.cells for out in cell.get("outputs", ())]
     assert outputs, "committed without outputs"
     assert not [out for out in outputs if out.output_type == "error"]

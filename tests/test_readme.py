@@ -1,6 +1,7 @@
 """Every Python block of the README and the docs runs, in the order in which it is read."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import jax
@@ -22,3 +23,15 @@ def test_code_runs(page):
     with jax.enable_x64(False), ordinary[0], ordinary[1]:
         for block in blocks:
             exec(compile(block, str(page), "exec"), scope)
+
+
+def test_links_of_the_readme_work_on_a_package_index():
+    """They are absolute, and those into the repository name a file of it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Homepage"]
+    links = re.findall(r"\]\(([^)\s]+)\)", (ROOT / "README.md").read_text())
+    assert links
+    for link in links:
+        assert link.startswith("https://"), link
+        if link.startswith(project):
+            _, path = re.fullmatch(r"/(blob|tree|raw)/main/(.+)", link[len(project) :]).groups()
+            assert (ROOT / path).exists(), link

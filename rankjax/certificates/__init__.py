@@ -1,4 +1,4 @@
-"""Guarantees with every constant, and the assumptions they rest on."""
+"""Guarantees with every constant, together with their assumptions."""
 
 from rankjax.certificates._near import NearCertificate as NearCertificate
 from rankjax.certificates._near import certify_near as certify_near

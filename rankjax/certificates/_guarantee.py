@@ -1,4 +1,4 @@
-"""What every certificate says, and how its value follows from integers."""
+"""What all certificates share: the statement, and how its value follows from integers."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Guarantee:
         errors: examples counted as errors, out of ``n``.
         n: number of examples.
         delta: confidence.
-        tried: how many codes or architectures were tried on this sample (``log`` of it is paid).
-        assumptions: what the guarantee rests on, in words.
+        tried: how many codes or architectures were tried on this sample (costs ``log tried`` nats).
+        assumptions: of the guarantee, in words.
     """
 
     value: float

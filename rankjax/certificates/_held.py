@@ -1,4 +1,4 @@
-"""What a forward function brings along besides its parameters: nothing of it is coded."""
+"""What a forward function holds besides its parameters; none of it is coded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Certify a trained network by a stored neighbor: a short file near it stands for it."""
+"""Certify a trained network by a stored neighbor: a short file close to it is its code."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _MOST_BITS = 2**50
 
 @dataclass(frozen=True, kw_only=True)
 class NearCertificate(Guarantee):
-    """What ``certify_near`` promises of a trained network itself.
+    """What ``certify_near`` guarantees about a trained network itself.
 
     Attributes:
-        bits: of the neighbor's file, as far as they are paid.
+        bits: of the message in the neighbor's file.
         distances: exponents of the coded distances between the network and its neighbor, in the
             order in which the forward function uses them; ``None`` where they are equal.
     """
@@ -96,11 +96,10 @@ def certify_near(
     tried: int = 1,
     batch_size: int = 1024,
 ) -> NearCertificate:
-    r"""A bound on the true error of the network itself, by way of a stored network next to it.
+    r"""A bound on the true error of the network itself, through a stored network close to it.
 
-    The theorem of ``certify`` with another code: where a network lies close to a *short file*,
-    because it was trained to or was made from one by ``compress``, D is the bits of that file plus
-    the coded distances.
+    The theorem of ``certify`` with another code. For a network close to a *short file* from
+    ``compress``, D counts the bits of that file plus the coded distances.
 
     Args:
         structure: from ``describe`` with the forward function.

@@ -1,4 +1,4 @@
-"""One matrix, or a batch ``(..., m, n)``: norms, ranks, derivatives. Knows no network."""
+"""One matrix, or a batch ``(..., m, n)``: norms, ranks, derivatives; independent of networks."""
 
 from rankjax.matrix import spectrum as spectrum
 from rankjax.matrix._covering import COVERINGS as COVERINGS

@@ -1,7 +1,7 @@
 """Proximal maps of Schatten powers: steps towards low rank without a gradient.
 
 Each acts on the singular values (von Neumann: for a unitarily invariant penalty the proximal map
-keeps the singular vectors). They are made to be applied between optimiser steps. First derivatives,
+keeps the singular vectors). They are made to be applied between optimizer steps. First derivatives,
 by the matrix and by ``p``, ``weight`` and ``radius``, are right also at repeated and zero singular
 values, wherever no singular value is at a threshold. A second derivative by the matrix is a
 ``NotImplementedError``.
@@ -87,7 +87,7 @@ def prox_power(s: ArrayLike, /, *, p: ArrayLike, weight: ArrayLike) -> Array:
     """``argmin_{x >= 0} (x - s)^2 / 2 + weight x^p``, elementwise for ``s >= 0``.
 
     Closed forms for a known p in {0, 1, 2} (0 keeps ``s`` where ``s^2 > 2 weight``), for any other
-    p >= 0 Newton from the side where it is monotone. At a threshold, where two minimisers tie, the
+    p >= 0 Newton from the side where it is monotone. At a threshold, where two minimizers tie, the
     answer is 0.
 
     Args:

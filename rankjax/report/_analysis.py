@@ -85,7 +85,7 @@ class Analysis:
         not_finite: ``(path, entries that are NaN or infinite, entries)``; not measured either.
         p: the exponents of the Schatten norms and soft ranks.
         parameters: entries of all floating point leaves.
-        source: what was analysed.
+        source: what was analyzed.
         format: what kind of checkpoint it was.
         layout: how it was read, given or guessed.
         reference: what was subtracted, or ``None``.

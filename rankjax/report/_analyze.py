@@ -50,7 +50,7 @@ def analyze(
             see ``matrices_by_name``.
         structure: from ``describe``, which knows the forward function; then names do not matter.
         embeddings: measure tables of embeddings, too.
-        reference: like ``params``; ``A - M`` is measured in the place of ``A``. Leaves that are not
+        reference: like ``params``; measures ``A - M`` in place of ``A``. Leaves that are not
             in both with the same shape are left out.
         progress: called with (matrices done, matrices, path) after each.
 

@@ -11,7 +11,7 @@ from rankjax.report.checkpoints import shown
 
 
 def summary_line(analysis: Analysis) -> str:
-    """What was analysed, in two sentences."""
+    """What was analyzed, in two sentences."""
     total = analysis.summary()
     text = (
         f"{shown(analysis.source)} ({analysis.format}; layout: {analysis.layout}): "
@@ -19,7 +19,7 @@ def summary_line(analysis: Analysis) -> str:
         f"{total['parameters']:,} parameters."
     )
     if analysis.reference is not None:
-        text += f" Measured is the difference from {shown(analysis.reference)}."
+        text += f" The numbers describe the difference from {shown(analysis.reference)}."
     inside = max(total["parameters_in_matrices"], 1)
     saved = ", ".join(
         f"{total[f'saved_at_{share}']:,} ({total[f'saved_at_{share}'] / inside:.0%}) at {share} %"
@@ -60,7 +60,7 @@ def _number(value: float) -> str:
 
 
 def by_reason(left_out: Iterable[LeftOut]) -> list[str]:
-    """One line a reason, with the first few paths."""
+    """One line per reason, with the first few paths."""
     groups: dict[str, list[str]] = {}
     for leaf in left_out:
         groups.setdefault(leaf.why, []).append(shown(leaf.path, 60))

@@ -1,4 +1,4 @@
-"""Which leaves of a checkpoint are weight matrices: told by their names alone.
+"""Which leaves of a checkpoint are weight matrices, judged by their names alone.
 
 ``describe`` follows a forward function, or knows the names of one framework; a checkpoint is only
 names and shapes, of any framework, with keys joined by ``/`` or by ``.``.

@@ -42,7 +42,7 @@ class Sequential:
 
 
 def sequential(words: str, structure: Structure, params: Any) -> Sequential:
-    """The network that ``words`` say, with the matrices of ``structure`` in its order.
+    """The network that ``words`` describe, with the matrices of ``structure`` in their order.
 
     Args:
         words: ``dense`` and activations, separated by spaces. Each ``dense`` takes the next matrix,

@@ -49,17 +49,17 @@ def apply_schatten_flow(
     eps: Number = DEFAULT_EPS,
     every: Whole | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """The decay of ``weight |A_l|_{S_p}^p`` at each step, taken at once on every ``every``-th.
+    """Takes ``every`` steps of the decay of ``weight |A_l|_{S_p}^p`` at once, on every such step.
 
-    What ``every`` steps of ``add_schatten_decay`` do to the singular values between two steps of
-    the optimizer, ``schatten_flow`` does with one decomposition, and stably, however strong they
-    are: every singular value shrinks and none crosses 0. Last in a chain. ``weight`` is that of one
-    step and not multiplied by a learning rate: take ``learning_rate * weight`` of the decay.
+    One decomposition does the work of ``every`` steps of ``add_schatten_decay``. It is stable for
+    every strength: each singular value shrinks and none crosses 0. Put it last in the chain.
+    ``weight`` is the strength of one step, and no learning rate multiplies it: pass
+    ``learning_rate * weight`` of the decay.
 
     Args:
         structure: from ``describe``, or a function of the parameters, such as ``describe`` itself.
         weight: the strength of one step, a number or a schedule, or a mapping from paths or
-            patterns (``"block_*/query/kernel"``) to such (layers that it does not name are left
+            patterns (``"block_*/query/kernel"``) to these (layers that it does not name are left
             alone).
         p: exponent >= 0, a number or a schedule.
         eps: relative smoothing, a number or a schedule.
@@ -67,7 +67,7 @@ def apply_schatten_flow(
             number (``optax.inject_hyperparams``) divides the flow into 32 parts, not ``every``.
 
     Raises:
-        ValueError: an ``every`` that is no whole number >= 1, a negative number, an unknown path;
+        ValueError: an ``every`` below 1 or not whole, a negative number, an unknown path;
             at the update, parameters that are ``None`` or do not fit.
 
     Example:
@@ -89,20 +89,20 @@ def proximal_schatten(
 ) -> optax.GradientTransformationExtraArgs:
     """Moves the parameters, after the step, to the proximal point of ``weight |A_l|_{S_p}^p``.
 
-    Sets singular values to exactly 0, which no gradient step does. Last in a chain. ``weight`` is
-    not multiplied by a learning rate; with ``every = k`` the proximal step of ``k weight`` is taken
-    on every k-th step.
+    Sets singular values to exactly 0, which no gradient step does. Put it last in the chain. No
+    learning rate multiplies ``weight``; with ``every = k`` it takes the proximal step of
+    ``k weight`` on every k-th step.
 
     Args:
         structure: from ``describe``, or a function of the parameters, such as ``describe`` itself.
         weight: the strength of one step, a number or a schedule, or a mapping from paths or
-            patterns to such (layers that it does not name are left alone).
+            patterns to these (layers that it does not name are left alone).
         p: exponent >= 0, a number or a schedule; closed forms for the numbers 0, 1/2, 2/3, 1 and
             2, see ``prox_schatten``.
         every: how often the decomposition runs; ``None``: at each step.
 
     Raises:
-        ValueError: an ``every`` that is no whole number >= 1, a negative number, an unknown path;
+        ValueError: an ``every`` below 1 or not whole, a negative number, an unknown path;
             at the update, parameters that are ``None`` or do not fit.
 
     Example:
@@ -133,17 +133,17 @@ def project_spectral_norm(
     makes ``|P|`` as large as 3 for a 3 x 3 window. With ``of="operator"`` the singular values of
     ``A`` are cut at ``radius / |P|``, which bounds the norm of the linear map ``x -> A P x``; with
     ``of="matrix"`` they are cut at ``radius`` itself, and the map's norm may be ``|P|`` times that.
-    Last in a chain.
+    Put it last in the chain.
 
     Args:
         structure: from ``describe``, or a function of the parameters, such as ``describe`` itself.
         radius: the largest norm, a number or a schedule, or a mapping from paths or patterns to
-            such (layers that it does not name are left alone).
+            these (layers that it does not name are left alone).
         every: how often the decomposition runs; ``None``: at each step.
         of: whether the norm of the linear map is bounded or that of the kernel matrix.
 
     Raises:
-        ValueError: an ``every`` that is no whole number >= 1, a negative radius, an unknown path
+        ValueError: an ``every`` below 1 or not whole, a negative radius, an unknown path
             or ``of``; with ``of="operator"`` a convolution whose geometry is not known, because
             ``describe`` had no ``apply``; at the update, parameters that are ``None`` or do not
             fit.
@@ -166,16 +166,16 @@ def project_spectral_norm(
 def project_rank(
     structure: StructureOrFunction, rank: PerLayer, *, every: Whole | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Keeps the ``rank`` largest singular values of every matrix after the step. Last in a chain.
+    """Keeps only the ``rank`` largest singular values of every matrix. Put it last in the chain.
 
     Args:
         structure: from ``describe``, or a function of the parameters, such as ``describe`` itself.
-        rank: the largest rank, a number or a schedule, or a mapping from paths or patterns to such
-            (layers that it does not name are left alone); the nearest whole number counts.
+        rank: the largest rank, a number or a schedule, or a mapping from paths or patterns to these
+            (layers that it does not name are left alone); rounded to the nearest whole number.
         every: how often the decomposition runs; ``None``: at each step.
 
     Raises:
-        ValueError: an ``every`` that is no whole number >= 1, a negative rank, an unknown path; at
+        ValueError: an ``every`` below 1 or not whole, a negative rank, an unknown path; at
             the update, parameters that are ``None`` or do not fit.
 
     Example:

@@ -1,4 +1,4 @@
-"""Decoupled Schatten decay, with a decomposition whenever it acts or now and then."""
+"""Decoupled Schatten decay, which decomposes whenever it acts or only every few steps."""
 
 from __future__ import annotations
 
@@ -54,20 +54,20 @@ def add_schatten_decay(
     rate, ``optax.chain(optax.scale_by_adam(), add_schatten_decay(...),
     optax.scale_by_learning_rate(1e-3))``; ``p = 2`` is weight decay with twice the weight.
 
-    Two numbers save decompositions. With ``every = k`` the decay acts on every k-th step, k times
-    as strongly, and costs nothing on the others (k times the step must still be stable, or small
-    singular values jump to and fro: ``apply_schatten_flow`` always is). With ``refresh = k`` it
-    acts on every step (every ``every``-th, if both are given) but decomposes on every k-th only,
-    beginning with the first. In between the eigenbasis of ``A^T A`` is kept, and a step costs about
-    four products per matrix; the gradient is within 1 %: a matrix for which the error would be
-    larger is decomposed at that step (``matrix.warm``).
+    Two options save decompositions. With ``every = k`` the decay acts on every k-th step, k times
+    as strongly, and costs nothing on the others. It is stable only while k times the step is, or
+    else small singular values jump to and fro; ``apply_schatten_flow`` is always stable. With
+    ``refresh = k`` the decay acts on every step (every ``every``-th, if both are given) but
+    decomposes on every k-th only, beginning with the first. In between it keeps the eigenbasis of
+    ``A^T A``, at about four products per matrix and step. The gradient is within 1 %: a matrix with
+    a larger error is decomposed at once (``matrix.warm``).
 
-    ``docs/training.md`` says which to use when.
+    The guide "Training for low rank" says which to use when.
 
     Args:
         structure: from ``describe``, or a function of the parameters, such as ``describe`` itself.
         weight: the strength, a number or a schedule, or a mapping from paths or patterns
-            (``"block_*/query/kernel"``) to such (layers that it does not name: 1).
+            (``"block_*/query/kernel"``) to these (layers that it does not name: 1).
         p: Schatten exponent, a number or a schedule.
         eps: relative smoothing, a number or a schedule.
         every: how often the decay acts; ``None``: at each step.
@@ -76,12 +76,12 @@ def add_schatten_decay(
             ``"gram"``, which mean the same.
 
     Returns:
-        The transformation; its state is a ``DecayState``, made of arrays whose shapes and dtypes
-        stay the same: with ``refresh`` the memory of one square matrix of the smaller side per
-        matrix, without that of one number.
+        The transformation. Its state is a ``DecayState`` of arrays whose shapes and dtypes stay the
+        same. With ``refresh`` it holds one square matrix of the smaller side per matrix, otherwise
+        one number.
 
     Raises:
-        ValueError: ``every`` or ``refresh`` that is no whole number >= 1, a ``refresh`` that is no
+        ValueError: an ``every`` or ``refresh`` below 1 or not whole, a ``refresh`` that is no
             multiple of ``every``, an unknown ``method``, an unknown path; at the update, parameters
             that are ``None`` or do not fit.
 

@@ -25,11 +25,11 @@ DEFAULT_RTOL = 1e-3
 
 
 class Factors(NamedTuple):
-    """What stands in the place of a weight leaf: ``A = left @ right``, as matrices ``(out, in)``.
+    """Two factors in place of a weight leaf: ``A = left @ right``, as matrices ``(out, in)``.
 
-    Each factor looks like the leaf that it came from, with one axis of length ``r`` in the place of
-    what it does not have: ``right`` has it instead of the (first) output axis, ``left`` instead of
-    the (first) input axis; other output or input axes are dropped, batch axes stay. So for
+    Each factor has the axes of the leaf, except that one axis of length ``r`` replaces the (first)
+    output axis in ``right`` and the (first) input axis in ``left``. Further output or input axes
+    are dropped, batch axes stay. So for
 
     - a Flax kernel ``(in, out)``: ``right (in, r)``, ``left (r, out)``, ``x @ right @ left``;
     - a torch or Equinox weight ``(out, in)``: ``left (out, r)``, ``right (r, in)``;
@@ -155,8 +155,8 @@ def factorize(
         rtol: for ``ranks=None``.
 
     Returns:
-        The tree with a ``Factors`` in the place of each chosen leaf (its dtype, half precision
-        decomposed in float32). ``densify`` gives the tree back that the network expects.
+        The tree with a ``Factors`` in place of each chosen leaf (its dtype, half precision
+        decomposed in float32). ``densify`` restores the tree that the network expects.
 
     Raises:
         ValueError: as ``effective_params``.
@@ -194,7 +194,7 @@ def densify(structure: Structure, factorized: Any) -> Any:
         factorized: from ``factorize``, or a tree of that form.
 
     Returns:
-        The tree with an array in the place of each ``Factors``.
+        The tree with an array in place of each ``Factors``.
 
     Raises:
         ValueError: if the result does not fit the structure.

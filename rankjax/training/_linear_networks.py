@@ -1,4 +1,4 @@
-"""Weight decay on a deep linear network is Schatten-2/L regularisation of its product."""
+"""Weight decay on a deep linear network is Schatten-2/L regularization of its product."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def balanced_factors(a: Array, /, depth: int, *, width: int | None = None) -> tu
 def schatten_from_weight_decay(factors: Sequence[Array], /) -> Array:
     """``(1/L) sum_l |W_l|_F^2``: at least ``|W_L ... W_1|_{S_{2/L}}^{2/L}``, equal when balanced.
 
-    What weight decay on the factors of a linear network charges; its minimum over all factors of a
-    product with hidden widths at least the rank is the Schatten power of the product (for L = 2 the
+    The weight decay of the factors of a linear network. Its minimum over all factors of a product,
+    with hidden widths of at least the rank, is the Schatten power of the product (for L = 2 the
     nuclear norm).
 
     Args:

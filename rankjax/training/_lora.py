@@ -66,12 +66,12 @@ def lora_schatten_penalty(
 ) -> Array:
     """``sum weight |B A|_{S_p}^p`` over pairs of factors, without forming a product.
 
-    Drives the rank of an update ``B A`` below the rank that its factors allow: which layers need
-    how much of it comes out of the training.
+    Lowers the rank of an update ``B A`` below the rank that its factors allow. Training then finds
+    out how much rank each layer needs.
 
     Args:
         structure: from ``describe``, with both factors of every pair.
-        params: the parameters; other weight matrices in them take no part.
+        params: the parameters; other weight matrices in them do not contribute.
         p: Schatten exponent, > 0 (the smoothed power of ``p = 0`` is 0).
         weight: one factor, or a mapping from paths or patterns of left factors (others: 1).
         eps: smoothing, relative to the largest singular value of each product by default.

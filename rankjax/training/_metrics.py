@@ -133,9 +133,9 @@ def record_metrics(
 ) -> optax.GradientTransformationExtraArgs:
     """Leaves the updates alone and keeps ``metrics`` of the parameters in its state.
 
-    Recorded on the first step and on every ``every``-th after it, of the parameters before the
-    step; in between the record is carried (``lax.cond``). Read it at any time, at no cost; before
-    the first step all metrics are NaN. Layers that ``optax.masked`` hides are left out.
+    It records on the first step and on every ``every``-th after it, from the parameters before the
+    step, and keeps the record in between (``lax.cond``). Reading it costs nothing; before the first
+    step all metrics are NaN. Layers that ``optax.masked`` hides are left out.
 
     Args:
         structure: from ``describe``, or a function of the parameters, such as ``describe`` itself.
@@ -149,7 +149,7 @@ def record_metrics(
         method: see there.
 
     Raises:
-        ValueError: an ``every`` that is no whole number >= 1; at the update, parameters that are
+        ValueError: an ``every`` below 1 or not whole; at the update, parameters that are
             ``None`` or do not fit.
 
     Example:

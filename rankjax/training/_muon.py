@@ -15,10 +15,10 @@ from rankjax.training._transformation import StructureOrFunction, check_source, 
 def muon_dimension_numbers(structure: StructureOrFunction, /) -> Callable[[Any], Any]:
     """The dimension numbers of the structure's layers for ``optax.contrib.muon``.
 
-    Each layer gets its own input (reduction) and output axes, so that attention projections and
-    convolutions are orthogonalized as the matrices that they are, and stacked layers and experts
-    one by one; every other leaf (biases, embeddings, what ``mask`` left out) goes to Adam. A
-    grouped convolution is one matrix to Muon, and goes to Adam too.
+    Each layer gets its own input (reduction) and output axes, so that Muon orthogonalizes attention
+    projections and convolutions as matrices, and stacked layers and experts one by one. Every other
+    leaf (biases, embeddings, leaves left out by ``mask``) goes to Adam. So do grouped convolutions,
+    which Muon would treat as one matrix.
 
     Args:
         structure: from ``describe``, or a function of the parameters, such as ``describe`` itself.

@@ -62,7 +62,7 @@ def schatten_penalty(
         A scalar, twice differentiable in the weights.
 
     Raises:
-        ValueError: ``structure`` that is none, a tree that does not fit it, unknown paths.
+        ValueError: not a ``Structure``, a tree that does not fit it, unknown paths.
 
     Cost: one decomposition per matrix, equal shapes in one call.
 

@@ -82,7 +82,7 @@ def matched(
     """The value for each path that a mapping names: by the path itself, else by a pattern.
 
     Raises:
-        ValueError: a path or pattern that is none of ``paths``.
+        ValueError: a path or pattern that matches none of ``paths``.
     """
     patterns = [key for key in given if key not in paths]
     unknown = sorted(key for key in patterns if not any(fnmatchcase(p, key) for p in paths))

@@ -1,4 +1,4 @@
-"""Make a network into a file of few bits."""
+"""Turn a network into a file of few bits."""
 
 from __future__ import annotations
 
@@ -44,24 +44,24 @@ def compress(
 ) -> CompressedNetwork:
     """Code a network in few bits: low rank or not, quantized, entropy-coded, and trained as such.
 
-    Every array of the tree is coded, as integers times a step ``2^{j/8}``, a matrix of the
-    structure also as a product of two integer factors where that is shorter at the same precision.
-    With data, the same integers with all steps 1 are a candidate, too: that code is the shortest,
-    and where scales do not matter it makes the same decisions.
+    Codes every array of the tree as integers times a step ``2^{j/8}``, or a matrix of the structure
+    as a product of two integer factors if that is shorter at the same precision. With data, the
+    same integers with all steps 1 are a candidate, too: that code is the shortest, and it makes the
+    same decisions where scales do not matter.
 
     Args:
         structure: from ``describe``; says which arrays are matrices.
         params: a tree of floating-point arrays, all that the network uses.
-        x: inputs, the leading axis is the example's; with them come ``y`` and ``apply``.
+        x: inputs, examples first; needs ``y`` and ``apply``, too.
         y: integer labels.
         apply: ``apply(params, x) -> logits``.
-        reference: a tree of values, fixed before the data are seen, from which the arrays are
-            counted (the initialization, say); default 0.
+        reference: a tree of values fixed before the data are seen, such as the initialization; the
+            code describes the difference from it. Default 0.
         tolerances: relative errors ``|A - A~|_F / |A - M|_F`` allowed for each array. Without data
-            the first is used; with data the one with the best certificate.
-        exponent: instead of tolerances, integers times ``2^{exponent/8}`` for every array, and this
-            step is not trained or changed: right for networks that normalize their activations, so
-            that the scale of a matrix does not matter.
+            the first one is used; with data, the one with the best certificate.
+        exponent: instead of tolerances, integers times ``2^{exponent/8}`` for every array. This
+            step stays fixed: right for networks that normalize their activations, where the scale
+            of a matrix does not matter.
         delta: confidence of the certificate that is optimized.
         schedule: train the integers, with straight-through gradients and the code length in the
             loss; after every epoch the network is a candidate, and the best certificate wins (the
@@ -73,7 +73,7 @@ def compress(
             fit; ``delta`` outside (0, 1); tolerances or an exponent out of range.
 
     Not differentiable. Cost: per candidate one forward pass and a few passes over the arrays; with
-    a schedule, a training of its length. ``apply`` is compiled anew in each call.
+    a schedule, a training of that length. Each call compiles ``apply`` anew.
 
     Example:
         >>> import jax.numpy as jnp

@@ -37,7 +37,7 @@ ASSUMPTIONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class CompressedCertificate(Guarantee):
-    """What a stored network promises: a statement about the network in the file.
+    """A guarantee about the network in a file.
 
     ``errors`` are the misclassified examples of the sample; a tie counts as an error, so does NaN.
 
@@ -73,7 +73,7 @@ class CompressedCertificate(Guarantee):
 class CompressedNetwork:
     """A network as a file of few bits; from ``compress`` or ``CompressedNetwork.load``.
 
-    The parameters are decoded from the file's content: no certificate can be about others.
+    The parameters are decoded from the file, so a certificate cannot be about other ones.
 
     Attributes:
         data: the content of the file.
@@ -144,7 +144,7 @@ class CompressedNetwork:
         tried: int = 1,
         batch_size: int = 1000,
     ) -> CompressedCertificate:
-        r"""Bound the true error of the compressed network; the sample is all it was made with.
+        r"""Bound the true error of the compressed network; needs the whole sample it was made with.
 
         With probability ``1 - delta`` over n independent examples, for all networks that a file
         can hold at once::
@@ -159,9 +159,9 @@ class CompressedNetwork:
         counts the message alone.
 
         Args:
-            apply: ``apply(params, x) -> logits``; each example is evaluated as a batch of its own,
-                so that none can depend on another. It is traced anew in each call. Arrays that it
-                closes over are not stored: they are counted among the assumptions.
+            apply: ``apply(params, x) -> logits``; each example is evaluated as a separate batch,
+                so that none can depend on another. Each call traces it anew. Arrays that it
+                closes over are not stored; the assumptions say how many there are.
             x: inputs of *all* examples that training and choosing have used.
             y: labels, integers.
             delta: confidence.

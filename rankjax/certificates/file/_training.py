@@ -25,19 +25,19 @@ _DECAY = 0.7  # share at the end in which the learning rate falls to 0
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how the integers are trained.
+    """How the integers are trained, and for how long.
 
     Attributes:
         epochs: passes over the sample.
         batch_size: examples per step.
-        learning_rate: of Adam, in steps of the quantizer; held for the first half of the training,
-            while the noise of rounding lets the integers move, then lowered to 0 along a cosine.
-        rate_weight: factor of the code length's weight; at 1 it is the certificate's own exchange
-            rate between errors and nats. More pays where the training still gains on the errors.
+        learning_rate: of Adam, in steps of the quantizer; constant for the first half of the
+            training, while the noise of rounding lets the integers move, then a cosine to 0.
+        rate_weight: factor on the weight of the code length; 1 is the exchange rate between errors
+            and nats in the certificate. A larger factor helps while training still lowers errors.
         power: q of the loss ``(1 - softmax_y^q) / q`` (Zhang and Sabuncu 2018): 0 is cross-entropy,
-            which cares most for examples that are far from right, 1 the expected error of a label
-            drawn from the softmax, which gives them up.
-        optimizer: an Optax transformation instead of that Adam.
+            which weights examples that are far from correct most, 1 the expected error of a label
+            drawn from the softmax, which ignores them.
+        optimizer: an Optax transformation in place of Adam.
         seed: order of the examples.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The theorem: what a trained network itself is certified by."""
+"""The theorem behind certificates of a trained network itself."""
 
 from rankjax.certificates.theorem._certificate import Certificate as Certificate
 from rankjax.certificates.theorem._certificate import GuardReport as GuardReport

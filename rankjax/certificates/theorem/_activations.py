@@ -1,4 +1,4 @@
-"""Activations of ``jax.nn`` whose Lipschitz constants are known, found by what they compute.
+"""Activations of ``jax.nn`` whose Lipschitz constants are known, recognized by their equations.
 
 A name proves nothing: any function can be called ``silu``. An activation is recognized when
 equations of the network are, one by one, those that the function of ``jax.nn`` itself traces to.

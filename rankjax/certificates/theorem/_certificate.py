@@ -37,13 +37,13 @@ class GuardReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate(Guarantee):
-    """What ``certify`` promises of a trained network itself.
+    """What ``certify`` guarantees about a trained network itself.
 
     Attributes:
         leaves: the coded neighbor, leaf by leaf.
         distances: exponents of the coded distances between the network and its neighbor, in the
             order in which the forward function uses them; ``None`` where they are equal.
-        guard: what the run-time guard saw, or ``None`` where it was switched off.
+        guard: what the run-time guard saw, or ``None`` if it was switched off.
     """
 
     leaves: tuple[LeafCode, ...]

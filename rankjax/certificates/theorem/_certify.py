@@ -38,34 +38,34 @@ def certify(
 ) -> Certificate:
     r"""A bound on the true error of the network, valid with probability ``1 - delta``.
 
-    The network is within a coded distance of a *coded neighbor*: weights that are multiples of a
-    step, written down in D nats, distances included. The pairs (neighbor, distances) are countable
-    and get the share ``exp(-D)`` of delta each. If the network is wrong on an example, then on it
-    the neighbor's margin is at most what a network so near can differ by (``limit``), an event of
-    the neighbor alone, which is counted on the sample::
+    The network is within a coded distance of a *coded neighbor*, whose weights are multiples of a
+    step. D nats describe the neighbor and the distances. There are countably many such pairs, and
+    each gets the share ``exp(-D)`` of delta. If the network is wrong on an example, the neighbor's
+    margin there is at most ``limit``, the most by which a network so near can differ. That event
+    depends on the neighbor alone, and is counted on the sample::
 
         errors     = #{i : f~(x_i)_y - f~(x_i)_j <= limit_j(x_i) for some j != y_i}
         true error <= kl^{-1}(errors / n, (D + ln(1/delta)) / n)
 
     The guarantee holds for all weights at once, so the network may be trained on this very sample,
-    as often as one likes. Steps and ranks are chosen by search; every integer is paid for.
+    as often as you like. A search chooses steps and ranks; the bound pays for every integer.
 
     Args:
         structure: from ``describe``; must include every matrix that ``apply`` uses.
         params: the trained parameters; arrays only.
         x: the training inputs, with a leading example axis.
         y: integer labels ``(n,)``.
-        apply: ``apply(params, x) -> logits (batch, classes)``, in inference mode. Whatever weights
-            flow through must have a rule (the table of rules is in the documentation).
+        apply: ``apply(params, x) -> logits (batch, classes)``, in inference mode. Every operation
+            on values that depend on weights must have a rule (see the table in the documentation).
         delta: probability, over the draw of the sample, that the bound fails; in (0, 1/2].
         reference: parameters fixed before the data were seen (usually the initialization); the code
-            is of the difference. ``None``: 0.
+            describes the difference from them. ``None``: 0.
         activations: Lipschitz constants of jitted functions by name, e.g. ``{"swish2": 1.2}``, for
-            activations that have no rule. They enter the assumptions.
+            activations without a rule. The certificate lists them as assumptions.
         tried: number of architectures, references or codes tried on this sample.
         batch_size: examples per call.
-        guard: draw networks inside the coded distances and check that none moves further than the
-            recursion says.
+        guard: draw networks inside the coded distances and check that none moves an output further
+            than its bound.
 
     Returns:
         A ``Certificate``: printable, ``to_json``; check it with ``verify``.
@@ -74,8 +74,8 @@ def certify(
         ValueError: for arguments out of range, for weights that ``structure`` leaves out, for
             networks with an operation that has no rule (named), and if the guard finds a bug.
 
-    Not differentiable (see ``surrogate``). Cost: some 20 passes over up to 12000 examples and two
-    over all of them, in float64, and one SVD per matrix and step that is tried.
+    Not differentiable (see ``surrogate``). Cost: about 20 passes over up to 12000 examples and two
+    over all examples, in float64, and one SVD per matrix and trial step.
 
     Source: derived for this library (documentation, theory); the relation to Ledent, Alves, Lei,
     NeurIPS 2025 is explained there.

@@ -1,4 +1,4 @@
-"""A forward function read as a recursion, and run on a sample."""
+"""A forward function as a recursion, and its run on a sample."""
 
 from __future__ import annotations
 
@@ -158,10 +158,10 @@ class Network:
         recursion: how far its logits move.
         distances: what is coded of the distance to the coded neighbor.
         gains: the operator norms that the recursion reads.
-        head: differences of classes, where the last layer allows.
+        head: differences of classes, if the last layer allows them.
         used: numbers of the leaves that the logits depend on.
         classes: number of logits.
-        held: what the function holds besides its parameters.
+        held: arrays and numbers that the function holds besides its parameters.
         told: Lipschitz constants that the caller vouched for.
     """
 
@@ -379,18 +379,17 @@ def trace_network(
 
     Args:
         apply: ``apply(params, x) -> logits (batch, classes)``, in inference mode.
-        params: the parameters; their shapes are looked at, not their values.
-        x: a batch; only shapes are looked at.
+        params: the parameters; only their shapes are used.
+        x: a batch; only its shape is used.
         activations: Lipschitz constants of jitted functions by name, for activations without a
             rule.
 
     Returns:
-        What ``surrogate`` takes; ``recursion.nodes`` shows how far each value can move.
+        The input of ``surrogate``; ``recursion.nodes`` shows how far each value can move.
 
     Raises:
-        ValueError: for whatever weights flow through that no rule bounds, naming it; for Python
-            numbers, complex arrays and duplicate paths in ``params``; for outputs that are not
-            logits.
+        ValueError: for operations on weights that no rule bounds, by name; for Python numbers,
+            complex arrays and duplicate paths in ``params``; for outputs that are not logits.
 
     Cost: one trace of ``apply``; nothing is computed.
     """

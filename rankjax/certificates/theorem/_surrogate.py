@@ -30,7 +30,7 @@ class Surrogate(NamedTuple):
 
     Attributes:
         value: ``kl^{-1}(error, (nats + ln(1/delta)) / n)``, continued linearly in the error where
-            that is above 0.99, so that a gradient leads out of there.
+            that is above 0.99, so that its gradient does not vanish there.
         error: the soft count of errors, at least the share with ``gap <= limit``.
         nats: the code length with real-valued steps.
     """
@@ -52,16 +52,16 @@ def surrogate(
     delta: float = 0.01,
     temperature: ArrayLike = 0.01,
 ) -> Surrogate:
-    r"""The certificate of ``certify`` made differentiable, as a term of a training loss.
+    r"""A differentiable version of the certificate of ``certify``, as a term of a training loss.
 
     A leaf of N weights and root mean square r gets the step ``s = r 2^{1 - b}`` with b bits, a real
-    number that may be trained along. With ``z = |w| / s``::
+    number that can be trained, too. With ``z = |w| / s``::
 
         nats  = sum over leaves of coin(N, sum z) + ln 2 sum min(z, 1)
         error = mean_i log2(1 + sum_{j != y} exp(-(f_y - f_j - limit_j(x_i)) / (T U(x_i))))
 
     ``coin`` is the adaptive code of magnitudes in unary; ``limit`` is that of ``certify`` at the
-    distances that rounding to such steps leads to on average, e.g. ``s (sqrt(m) + sqrt(n)) /
+    average distances after rounding to such steps, e.g. ``s (sqrt(m) + sqrt(n)) /
     sqrt(12)`` for a matrix. U is the derivative of the mean limit in a relative error common to all
     distances, so that the loss does not change when a layer is scaled and the next one scaled back.
     The soft count is at least the hard one for every temperature T.

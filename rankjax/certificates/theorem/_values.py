@@ -1,4 +1,4 @@
-"""What the reading of a network knows of each value, and what it writes down on the way."""
+"""What the reader of a network knows about each value, and what it records."""
 
 from __future__ import annotations
 

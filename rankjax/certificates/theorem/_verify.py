@@ -1,4 +1,4 @@
-"""Check a certificate against the network and the sample it speaks of."""
+"""Check a certificate against its network and its sample."""
 
 from __future__ import annotations
 
@@ -30,12 +30,11 @@ def verify(
 ) -> Decimal:
     """Recompute everything from the stored integers, the weights and the data.
 
-    No field is trusted and nothing of the search is used: the code is checked to be one of this
-    network's leaves, the neighbor is decoded, each coded distance is held against the measured one,
-    the errors of the sample are counted again, and the bound is computed from the integers to fifty
-    digits. Each step rounds to the safe side: distances and norms upwards by the error of computing
-    them, margins downwards by the rounding of the forward pass (which the recursion itself bounds),
-    logarithms upwards.
+    Trusts no field and uses no result of the search. Checks that the code describes the leaves of
+    this network, decodes the neighbor, compares each coded distance with the measured one, counts
+    the errors on the sample again, and computes the bound from the integers to fifty digits. Each
+    step rounds to the safe side: distances and norms up, by the error of computing them; margins
+    down, by the rounding of the forward pass (which the recursion itself bounds); logarithms up.
 
     Args:
         certificate: from ``certify``.
@@ -45,14 +44,14 @@ def verify(
         y: its labels.
         apply: the network.
         reference: its reference weights.
-        activations: the Lipschitz constants told.
+        activations: the Lipschitz constants given to ``certify``.
         batch_size: examples per call.
 
     Returns:
         The bound to fifty digits.
 
     Raises:
-        ValueError: naming the first claim that does not hold.
+        ValueError: for the first claim that does not hold, with its name.
     """
     if type(certificate) is not Certificate:
         raise ValueError(f"certificate: got {type(certificate).__name__}, must be a Certificate")

@@ -18,7 +18,7 @@ float64 at eps = 1e-2: svd 1e-6, gram 1e-5 to 2e-3 (steep spectra), rational 1e-
 from p = 1/2 on, its value 3e-4 (1e-3 at larger eps, 7e-3 where all singular values are in one bad
 place), newton_schulz 3e-4 from p = 1 on, 2e-3 at p = 1/2 on low rank (1e-2 at 4096 x 4096).
 
-``auto`` (figures: ``docs/schatten.md``):
+``auto`` (figures: ``docs/benchmarks.md``):
 
 * ``p = 2``: a sum of squares, whatever method;
 * eps = 0 (the hard form), or eps under ``24 sqrt(machine eps)`` (8e-3 in float32): ``svd``;

@@ -4,7 +4,7 @@
 vectors, no quotient of nearly equal numbers. Squaring costs half of the digits: singular values
 below about ``sqrt(machine eps) * sigma_1`` are noise, so a smaller ``eps`` is raised to that floor,
 and the hard form counts them as zero. In exchange it measured 1.6 to 2.4 times as fast as an SVD,
-3 times on tall matrices (``docs/schatten.md``).
+3 times on tall matrices (``docs/benchmarks.md``).
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def quintics(low: float, tolerance: float) -> tuple[tuple[float, float, float], 
                 break
             error = new
         low = (1 - error) / (1 + error)
-        # Scaled so that the next interval ends at 1 again; the very last step stays centred.
+        # Scaled so that the next interval ends at 1 again; the very last step stays centered.
         top = 1 + error if 1 - low > tolerance else 1.0
         steps.append((float(a / top), float(b / top), float(c / top)))
     return tuple(steps)

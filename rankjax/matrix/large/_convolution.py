@@ -72,7 +72,7 @@ def conv_singular_values(kernel: ArrayLike, /, grid: Sequence[int]) -> Array:
 
     Args:
         kernel: ``(*window, in, out)``, for images HWIO.
-        grid: sizes of the image, one a window axis; smaller than the window is allowed.
+        grid: sizes of the image, one per window axis; smaller than the window is allowed.
 
     Returns:
         ``(prod(grid) * min(in, out),)``, descending, in the dtype of the kernel.
@@ -127,9 +127,9 @@ def conv_operator_norm(
     Args:
         kernel: ``(*window, in / groups, out)``.
         input_shape: sizes of the image without channels.
-        strides: one or one an axis.
-        padding: ``"SAME"``, ``"VALID"`` or (low, high) zeros an axis.
-        dilation: of the kernel, one or one an axis.
+        strides: one, or one per axis.
+        padding: ``"SAME"``, ``"VALID"`` or (low, high) zeros per axis.
+        dilation: of the kernel, one, or one per axis.
         groups: ``feature_group_count``.
         steps: Lanczos steps (static), at most the number of inputs.
 
@@ -226,7 +226,7 @@ def conv_norm_bound(
     The smaller of
 
     * ``frequency``: the largest ``|K(w)|`` over the frequencies of a torus of
-      ``input + (window - 1) dilation`` points an axis: on it the zero-padded convolution is the
+      ``input + (window - 1) dilation`` points per axis: on it the zero-padded convolution is the
       circular one between two coordinate projections (strides drop rows);
     * ``multiplicity``: ``sqrt(c) |K|`` with ``|K|`` the norm of the reshaped kernel and ``c`` the
       product over the axes of ``ceil(window gcd(stride, dilation) / stride)``, the largest number
@@ -235,8 +235,8 @@ def conv_norm_bound(
     Args:
         kernel: ``(*window, in / groups, out)``.
         input_shape: sizes of the image without channels.
-        strides: one or one an axis.
-        dilation: of the kernel, one or one an axis.
+        strides: one, or one per axis.
+        dilation: of the kernel, one, or one per axis.
         groups: ``feature_group_count``; the norm is the largest over the groups.
 
     Returns:

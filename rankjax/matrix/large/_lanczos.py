@@ -91,7 +91,7 @@ def top_triplet(
 
 
 class SpectralNormBounds(NamedTuple):
-    """What is known of ``sigma_1`` without a decomposition of ``A``; up to rounding.
+    """Bounds of ``sigma_1`` without a decomposition of ``A``; up to rounding.
 
     Attributes:
         value: a lower bound, in practice equal to ``sigma_1`` when the residual is small.

@@ -36,16 +36,16 @@ def schatten_flow(
 ) -> Array:
     """``A`` after a unit of time of the gradient flow of ``weight |A|_{S_p}^p`` (smoothed).
 
-    In ``steps`` parts, of each of which the decay ``s <- s exp(-(weight / steps) q(s))`` is taken:
-    it shrinks every singular value and lets none cross 0, whatever the weight, where as many steps
-    of a gradient descent could jump to and fro.
+    Divided into ``steps`` parts, each of which takes the decay
+    ``s <- s exp(-(weight / steps) q(s))``. This shrinks every singular value and lets none cross 0,
+    whatever the weight; as many steps of gradient descent could jump to and fro.
 
     Args:
         a: a matrix or a batch of matrices.
         p: exponent >= 0, a scalar or of the batch shape, may be traced.
         weight: >= 0, like p.
         eps: smoothing, like p; raised to the floor of the Gram engine, ``sqrt(machine eps)``.
-        eps_mode: ``"relative"`` (to the largest singular value of the moment) or ``"absolute"``.
+        eps_mode: ``"relative"`` (to the current largest singular value) or ``"absolute"``.
         steps: into how many parts the unit of time is divided; static.
         axes: the (out, in) axes of the matrix.
 
@@ -54,10 +54,10 @@ def schatten_flow(
 
     Raises:
         ValueError: wrong rank, axes, dtype or eps_mode; a concrete negative p, weight or eps;
-            ``steps`` that is no whole number >= 1.
+            ``steps`` below 1 or not whole.
 
     Cost: one ``eigh`` of the smaller Gram matrix and three products. Not differentiable: it is a
-    step of an optimiser. A matrix that is not finite becomes NaN.
+    step of an optimizer. A matrix that is not finite becomes NaN.
 
     Example:
         >>> import jax.numpy as jnp

@@ -1,6 +1,6 @@
 """Gradients for training loops: the Gram eigenbasis is carried from step to step.
 
-Between two steps of an optimiser ``A`` moves by 1e-3 or so, and the eigenvectors ``V`` of
+Between two steps of an optimizer ``A`` moves by 1e-3 or so, and the eigenvectors ``V`` of
 ``A^T A`` hardly at all. In the old basis ``C = V^T (A^T A) V`` is nearly diagonal, and the matrix
 function that the gradient needs is, to first order in its off-diagonal part,
 
@@ -38,7 +38,7 @@ _SAFETY = 2.5
 
 
 class WarmState(NamedTuple):
-    """What is carried: a pytree of arrays, fit for an Optax state.
+    """The carried state: a pytree of arrays, fit for an Optax state.
 
     Attributes:
         basis: ``(..., k, k)``, the eigenvectors of the smaller Gram matrix at the last refresh, in
@@ -109,7 +109,7 @@ def step(
             ``"absolute"``.
         axes: the (out, in) axes of the matrix.
         tolerance: relative error of the gradient (Frobenius norm) from which the basis is renewed,
-            by an estimate that was never less than 0.4 of it where it was tried; infinity: never.
+            by an estimate that was at least 0.4 of it in all tests; infinity: never.
 
     Returns:
         The power ``(...)``, its gradient (shape and dtype of ``a``), the state with its ``error``

@@ -1,4 +1,4 @@
-"""Which kind of checkpoint a path is, told by its first bytes rather than by its name."""
+"""Which kind of checkpoint a path is, judged by its first bytes, not by its name."""
 
 from __future__ import annotations
 

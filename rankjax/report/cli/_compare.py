@@ -29,7 +29,7 @@ def compare(
     layout: LayoutOption = None,
     reference: ReferenceOption = None,
     gamma: Annotated[
-        float | None, typer.Option(help="The margin; default: what costs 1 % of the accuracy.")
+        float | None, typer.Option(help="The margin; default: the one that costs 1 % accuracy.")
     ] = None,
     delta: Annotated[float, typer.Option(help="Confidence of the explicit bounds.")] = 0.05,
     json: Annotated[

@@ -1,0 +1,73 @@
+"""Makes the tables of the benchmarks page from ``benchmarks/results/*.json``.
+
+``python docs/extensions/benchmarks.py`` writes them into the page; a test compares the two.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "benchmarks.md"
+
+
+def certificates(rows: list[dict[str, Any]]) -> str:
+    """One row per network."""
+    lines = [
+        "| network | seed | training | test error | counted errors | nats | true error at most |",
+        "|---|--:|---|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['architecture']}, {row['weights']} weights | {row['seed']} | {row['route']} "
+            f"| {row['test error']:.4f} | {row['counted']:.4f} | {row['nats']:.0f} "
+            f"| **{_up(row['true error at most'])}** |"
+        )
+    return "\n".join(lines)
+
+
+def compile_time(rows: list[dict[str, Any]]) -> str:
+    """One row per setting."""
+    lines = [
+        "| network | setting | CPU, seconds | ratio | peak memory, MiB | ratio | wall, seconds |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['case']} | {row['setting']} | {row['cpu']:.1f} | {row['cpu_ratio']:.2f} "
+            f"| {row['peak_mib']:.0f} | {row['peak_ratio']:.2f} | {row['seconds']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+TABLES = {"certificates": certificates, "compile_time": compile_time}
+
+
+def filled(text: str) -> str:
+    """The page with every table as the results have it."""
+    for name, table in TABLES.items():
+        found = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        before, rest = text.split(start)
+        _, after = rest.split(end)
+        text = f"{before}{start}{table(found['rows'])}\n\n{_source(found)}\n{end}{after}"
+    return text
+
+
+def _source(found: dict[str, Any]) -> str:
+    machine, versions = found["machine"], found["versions"]
+    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return (
+        f"`{found['command']}`\n\n{machine['system']}, {machine['cores']} cores, load "
+        f"{machine['load_at_start']:g} at the start; {packages}."
+    )
+
+
+def _up(value: float) -> str:
+    """Four digits of a guarantee, never below it."""
+    shown = f"{value:.4f}"
+    return shown if float(shown) >= value else f"{float(shown) + 1e-4:.4f}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text()))
