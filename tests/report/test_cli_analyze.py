@@ -142,7 +142,7 @@ def test_compare_is_the_table_of_the_library(network, tmp_path):
 
     params = {key: tree[key] for key in ("Dense_0", "Dense_1")}
     structure = describe(params, apply=my_network.apply, example=x[:1])
-    table = compare(structure, params, x=x, y=y, apply=my_network.apply)
+    table = compare(structure, params, x, y, apply=my_network.apply)
     expected = json.loads(table.to_json())
     same_bounds(json.loads(result.stdout), expected, 1e-5)
     # As a process of its own, with the ordinary promotion of dtypes, and from words.

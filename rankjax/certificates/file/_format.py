@@ -41,8 +41,8 @@ from rankjax.certificates.file._symbols import (
     shortest_way,
     write_symbols,
 )
-from rankjax.network.paths import array_paths, paths_and_leaves, split_arrays
-from rankjax.network.structure import Layer, Structure
+from rankjax.network import Layer, Structure
+from rankjax.network.internal import array_paths, paths_and_leaves, split_arrays
 
 FORMAT = "rankjax compressed network, format 1"
 CHECKSUM_BYTES = 4
@@ -164,7 +164,7 @@ def slots_of(structure: Structure, like: Any) -> tuple[Slot, ...]:
             f"structure: got {type(structure).__name__}, must be a Structure from describe(params)"
         )
     structure.leaves(like)
-    layers = {layer.path: layer for layer in structure.spec}
+    layers = {layer.path: layer for layer in structure.layers}
     slots: dict[str, Slot] = {}
     for path, leaf in paths_and_leaves(like):
         if not is_weight(path, leaf):

@@ -21,7 +21,7 @@ from rankjax.certificates.theorem._distances import (
 )
 from rankjax.certificates.theorem._lattice import LeafCode, grid_step
 from rankjax.certificates.theorem._network import Network
-from rankjax.network.structure import Layer, Structure
+from rankjax.network import Layer, Structure
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def check_structure(network: Network, structure: Structure, params: Any) -> dict
         ValueError: if the structure is not one of these parameters and this network.
     """
     structure.leaves(params)  # refuses other paths and shapes
-    layers = {layer.path: layer for layer in structure.spec}
+    layers = {layer.path: layer for layer in structure.layers}
     leaves = network.leaves
     for distance in network.distances:
         if distance.kind not in {"spectral", "rows"}:

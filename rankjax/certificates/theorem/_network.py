@@ -27,8 +27,14 @@ from rankjax.certificates.theorem._values import (
     wide,
 )
 from rankjax.certificates.theorem._walk import Reader, refused
-from rankjax.network.paths import paths_and_leaves, split_arrays
-from rankjax.network.sample import batches, check_labels, logits_of_one, number_of_examples
+from rankjax.network.internal import (
+    batches,
+    check_labels,
+    logits_of_one,
+    number_of_examples,
+    paths_and_leaves,
+    split_arrays,
+)
 
 if TYPE_CHECKING:
     from rankjax._jax_internals import ClosedJaxpr

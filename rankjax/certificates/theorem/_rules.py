@@ -39,7 +39,8 @@ from rankjax.certificates.theorem._values import (
     unit_of,
     wide,
 )
-from rankjax.network.convolution import Convolution, Window
+from rankjax.network import Convolution
+from rankjax.network.internal import Window
 
 if TYPE_CHECKING:
     from rankjax._jax_internals import JaxprEqn

@@ -12,14 +12,14 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from rankjax.bounds.binary_kl import kl_inverse
+from rankjax.bounds import kl_inverse
 from rankjax.certificates._guarantee import check_confidence
 from rankjax.certificates.theorem._counting import limits_of
 from rankjax.certificates.theorem._distances import unit
 from rankjax.certificates.theorem._network import Network
 from rankjax.certificates.theorem._values import Distance, Entries
 from rankjax.matrix import spectral_norm
-from rankjax.network.paths import paths_and_leaves
+from rankjax.network.internal import paths_and_leaves
 
 _LARGEST_ERROR = 0.99  # beyond, kl^{-1} is nearly 1 and has no slope to follow
 _SMALL = 1e-7  # relative error

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankjax.bounds.binary_kl import kl_inverse
+from rankjax.bounds import kl_inverse
 from rankjax.certificates.file import Schedule, compress, count_errors
 from rankjax.network import describe
 

@@ -14,10 +14,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from rankjax._arguments import at_least_float32, concrete
-from rankjax.network.cushions import Cushions
-from rankjax.network.paths import Skeleton, array_paths, split_arrays
-from rankjax.network.structure import Structure
-from rankjax.network.tracing import Use, interpret
+from rankjax.network._cushions import Cushions
+from rankjax.network._paths import Skeleton, array_paths, split_arrays
+from rankjax.network._structure import Structure, check_structure
+from rankjax.network._tracing import Use, interpret
 
 
 @partial(
@@ -38,7 +38,7 @@ from rankjax.network.tracing import Use, interpret
 )
 @dataclass(frozen=True)
 class Sample:
-    """A sample of ``n`` labelled examples, as seen by the bounds (a pytree of arrays).
+    """A sample of ``n`` labeled examples, as seen by the bounds (a pytree of arrays).
 
     Attributes:
         n: number of examples.
@@ -101,11 +101,11 @@ class Sample:
     def from_data(
         cls,
         structure: Structure,
-        apply: Callable[[Any, Any], Array],
         params: Any,
         x: Any,
         y: ArrayLike,
         *,
+        apply: Callable[[Any, Any], Array],
         batch_size: int = 1024,
     ) -> Sample:
         """Measure a sample with the network: margins, input norms and every layer's input norms.
@@ -115,22 +115,24 @@ class Sample:
 
         Args:
             structure: from ``describe(params, apply=..., example=...)``, or by names.
-            apply: ``apply(params, x) -> logits (batch, classes)``, in inference mode.
             params: the parameters.
             x: inputs with a leading example axis (an array or a tree of arrays).
             y: integer labels, shape ``(n,)``.
+            apply: ``apply(params, x) -> logits (batch, classes)``, in inference mode.
             batch_size: examples in one call.
 
         Raises:
-            ValueError: for labels of another shape, dtype or range, or outputs that are not logits.
+            ValueError: for parameters that do not fit the structure, labels of another shape, dtype
+                or range, or outputs that are not logits.
         """
+        check_structure(structure, params)
         y = np.asarray(y)
         n = number_of_examples(x, y, batch_size)
         arrays, skeleton = split_arrays(params)
         parts = []
         for index, real in batches(n, batch_size):
             batch = jax.tree.map(lambda a, index=index: a[index], x)
-            out = _observe(structure, apply, skeleton, arrays, batch, y[index])
+            out = _observe(structure, skeleton, arrays, batch, y[index], apply)
             parts.append(jax.tree.map(lambda a, real=real: a[:real], out))
         joined = jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
         norms, margins, patch, gather, classes = joined
@@ -225,11 +227,11 @@ def number_of_examples(x: Any, y: np.ndarray, batch_size: int) -> int:
 @partial(jax.jit, static_argnames=("structure", "apply", "skeleton"))
 def _observe(
     structure: Structure,
-    apply: Callable[[Any, Any], Any],
     skeleton: Skeleton,
     arrays: list[Array],
     x: Any,
     y: Array,
+    apply: Callable[[Any, Any], Any],
 ) -> tuple[Array, ...]:
     """Per example: input norm, margin, per layer the patch and gather norms; number of classes."""
     params = skeleton.fill(arrays)
@@ -256,7 +258,7 @@ def _observe(
 def _layer_norms(structure: Structure, rows: dict[str, list[Array]]) -> tuple[Array, Array]:
     """Largest and total row norm per layer; a layer used several times takes the largest."""
     patch, gather = [], []
-    for layer in structure.spec:
+    for layer in structure.layers:
         if layer.path not in rows:
             raise ValueError(
                 f"apply never multiplies {layer.path!r} with the data; leave it out by mask="
