@@ -143,7 +143,7 @@ def make_task(data: Dataset, settings: Settings) -> Task:
         return nnx.merge(graph, params)(x)
 
     structure = describe(initial, apply=apply, example=x[:1])
-    network = trace_network(apply, initial, x[:1])
+    network = trace_network(initial, x[:1], apply=apply)
     arrays = (jnp.asarray(a) for a in (x, data.y_train, x_test, data.y_test))
     return Task(apply, initial, structure, network, *arrays)
 

@@ -2,7 +2,7 @@
 
 A theorem about fully connected networks is applied to the linear map that a layer is. A convolution
 with kernel matrix ``K``, patch operator ``P`` and ``t`` positions is the matrix of ``t`` shifted
-copies of the rows of ``K``: its norm is at most ``|P| |K|``, and its ``(2,1)`` and Frobenius norms
+copies of the rows of ``K``: its norm is at most ``operator_norm``, and its ``(2,1)`` and Frobenius norms
 are at most ``t |K|_{2,1}`` and ``sqrt(t) |K|_F`` (zero padding makes them smaller). A dense layer
 applied to each of ``t`` tokens is the same with ``|P| = 1``. A matrix used ``u`` times is ``u``
 layers.

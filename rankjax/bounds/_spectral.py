@@ -35,7 +35,7 @@ def spectral(
     with probability ``1 - delta``, for classes whose norms were fixed before the data are seen (the
     constants are those of Theorem 1.1 with Lemma A.8, recalled; the union over norms that the
     theorem adds is not part of it). Norms are those of the layer as a linear map: for a convolution
-    ``|P| |K|`` and ``positions |K|_{2,1}``.
+    ``Measured.operator_norm`` and ``positions |K|_{2,1}``.
 
     Args:
         measured: from ``measure(structure, params, reference=...)``.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +56,24 @@ class Convolution:
     windows: tuple[Window, ...]
     groups: int
     dimension_numbers: lax.ConvDimensionNumbers
+
+    @classmethod
+    def of(
+        cls,
+        params: Mapping[str, Any],
+        data: Sequence[int],
+        kernel: Sequence[int],
+        out: Sequence[int],
+    ) -> Convolution:
+        """The geometry, from the parameters of the primitive and the shapes of its arrays."""
+        numbers = params["dimension_numbers"]
+        windows = zip(
+            (data[i] for i in numbers.lhs_spec[2:]), (out[i] for i in numbers.out_spec[2:]),
+            (kernel[i] for i in numbers.rhs_spec[2:]), params["window_strides"],
+            map(tuple, params["padding"]), params["rhs_dilation"], params["lhs_dilation"],
+            strict=True,
+        )  # fmt: skip
+        return cls(tuple(Window(*w) for w in windows), params["feature_group_count"], numbers)
 
     @property
     def positions(self) -> int:

@@ -9,9 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
+from rankjax.network._examples import batches
 from rankjax.network._paths import Skeleton, array_paths, split_arrays
 from rankjax.network._structure import Structure, check_structure
 from rankjax.network._tracing import Use, interpret
@@ -73,8 +73,7 @@ class Cushions:
         arrays, skeleton = split_arrays(params)
         n = jax.tree.leaves(x)[0].shape[0]
         parts = []
-        for start in range(0, n, batch_size):
-            index = np.minimum(np.arange(start, start + batch_size), n - 1)
+        for index, _ in batches(n, batch_size):
             batch = jax.tree.map(lambda a, index=index: a[index], x)
             keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(index)
             parts.append(_cushions(structure, skeleton, arrays, batch, keys, apply, probes))

@@ -83,8 +83,8 @@ def describe(
         view.validate(path, shapes[path])
         before = found[path]
         if isinstance(before, Layer):
-            if (view.out, sorted(view.in_)) == (before.view.out, sorted(before.view.in_)):
-                view = before.view  # in the order that the window of a convolution has
+            if before.convolution and sorted(view.in_) == sorted(before.view.in_):
+                view = replace(view, in_=before.view.in_)  # the order of the window
             found[path] = replace(before, view=view)
         else:
             found[path] = Layer(path, shapes[path], view, positions=1)
@@ -100,14 +100,10 @@ def describe(
         else:
             left_out.append(layer)
     if not layers:
-        seen = (
-            "\n".join(f"  {leaf.path} {leaf.shape}: {leaf.text}" for leaf in left_out)
-            or "  (no leaves)"
-        )
-        which = (
-            "mask matches no weight matrix" if mask is not None else "params holds no weight matrix"
-        )
-        raise ValueError(f"{which}; its leaves are\n{seen}")
+        seen = [f"  {leaf.path} {leaf.shape}: {leaf.text}" for leaf in left_out]
+        which = "params holds" if mask is None else "mask matches"
+        text = "\n".join(seen or ["  (no leaves)"])
+        raise ValueError(f"{which} no weight matrix; its leaves are\n{text}")
     return Structure(tuple(layers), tuple(left_out))
 
 
@@ -126,8 +122,9 @@ def _traced_layers(params, example, apply, shapes) -> dict[str, Layer | LeftOut]
 
     def look(leaves, x):
         nonlocal trace
-        trace = interpret(lambda p, x: apply(skeleton.fill(p), x), leaves, x)
-        return trace.output
+        found = interpret(lambda p, x: apply(skeleton.fill(p), x), leaves, x)
+        trace = replace(found, output=None)  # a tracer, which must not outlive the trace
+        return found.output
 
     jax.eval_shape(look, abstract, first)
     paths = list(shapes)

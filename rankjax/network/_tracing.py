@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from rankjax.network._convolution import Convolution, Window
+from rankjax.network._convolution import Convolution
 from rankjax.network._view import View
 
 if TYPE_CHECKING:  # jax.extend imports Pallas, a tenth of a second
@@ -363,24 +363,10 @@ def _product(eqn: JaxprEqn, values: list[Any], tag: Weight, side: int) -> Use | 
 def _convolution(eqn: JaxprEqn, values: list[Any], tag: Weight, side: int) -> Use | None:
     if side != 1 or eqn.params["batch_group_count"] != 1:
         return None
-    numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
-    data, kernel, out = values[0].shape, values[1].shape, _shape(eqn.outvars[0])
-    rhs = numbers.rhs_spec
+    shapes = values[0].shape, values[1].shape, _shape(eqn.outvars[0])
+    geometry = Convolution.of(eqn.params, *shapes)
+    rhs = geometry.dimension_numbers.rhs_spec
     view = _make_view(tag, [rhs[0]], [*rhs[2:], rhs[1]], [])
     if view is None:
         return None
-    windows = tuple(
-        Window(data[i], out[o], kernel[k], stride, tuple(pad), dilation, input_dilation)
-        for i, o, k, stride, pad, dilation, input_dilation in zip(
-            numbers.lhs_spec[2:],
-            numbers.out_spec[2:],
-            rhs[2:],
-            eqn.params["window_strides"],
-            eqn.params["padding"],
-            eqn.params["rhs_dilation"],
-            eqn.params["lhs_dilation"],
-            strict=True,
-        )
-    )
-    geometry = Convolution(windows, groups, numbers)
     return Use(tag.leaf, view, geometry.positions, convolution=geometry)

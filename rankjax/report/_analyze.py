@@ -13,7 +13,7 @@ import numpy as np
 
 from rankjax._arguments import positive
 from rankjax.network import Layer, LeftOut, Reason, Structure
-from rankjax.network.internal import paths_and_leaves
+from rankjax.network.internal import check_structure, paths_and_leaves
 from rankjax.report._analysis import SHARES, Analysis, Row
 from rankjax.report._matrices_by_name import Layout, guessed_layout, is_floating, matrices_by_name
 from rankjax.report._spectra import (
@@ -80,7 +80,7 @@ def analyze(
         structure = matrices_by_name(leaves, layout=layout, embeddings=embeddings)
         seen_as = layout or f"{guessed_layout(structure)}, told by the names"
     else:
-        structure.leaves(checkpoint.tree)
+        check_structure(structure, checkpoint.tree)
         seen_as = "described"
     base = None if reference is None else _checkpoint(reference)
     left_out = [*structure.left_out, *checkpoint.unread]

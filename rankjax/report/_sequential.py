@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from rankjax.network import Layer, Structure
-from rankjax.network.internal import paths_and_leaves
+from rankjax.network.internal import check_structure, paths_and_leaves
 
 # With the smallest Lipschitz constants that hold (gelu and silu: rounded up).
 ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], float]] = {
@@ -54,6 +54,7 @@ def sequential(words: str, structure: Structure, params: Any) -> Sequential:
         ValueError: an unknown word, or another number of ``dense`` than of matrices; matrices
             whose sizes do not follow on each other.
     """
+    check_structure(structure, params)
     names = words.split()
     allowed = ["dense", *ACTIVATIONS]
     for name in names:

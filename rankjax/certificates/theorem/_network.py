@@ -374,19 +374,19 @@ def _wide(a: np.ndarray) -> np.ndarray:
 
 
 def trace_network(
-    apply: Callable[[Any, Any], Any],
     params: Any,
     x: Any,
     /,
     *,
+    apply: Callable[[Any, Any], Any],
     activations: Mapping[str, float] | None = None,
 ) -> Network:
     """Read the recursion of a network off its forward function.
 
     Args:
-        apply: ``apply(params, x) -> logits (batch, classes)``, in inference mode.
         params: the parameters; their shapes are looked at, not their values.
         x: a batch; only shapes are looked at.
+        apply: ``apply(params, x) -> logits (batch, classes)``, in inference mode.
         activations: Lipschitz constants of jitted functions by name, for activations without a
             rule.
 

@@ -88,7 +88,7 @@ def surrogate(
         >>> params = {"kernel": jnp.array([[-1.0, 1.0], [0.0, 0.0]])}
         >>> apply = lambda params, x: x @ params["kernel"]
         >>> x, y = jnp.array([[1.0, 0.0], [-1.0, 0.0]]), jnp.array([1, 0])
-        >>> found = surrogate(trace_network(apply, params, x), params, x, y,
+        >>> found = surrogate(trace_network(params, x, apply=apply), params, x, y,
         ...                   precision={"kernel": 4.0}, n=1000)
         >>> round(float(found.nats), 2), round(float(found.value), 4)
         (14.53, 0.019)
