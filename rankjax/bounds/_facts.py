@@ -1,11 +1,10 @@
 """Facts of the layers and of the data that several bounds share: counts, norms, products.
 
 A theorem about fully connected networks is applied to the linear map that a layer is. A convolution
-with kernel matrix ``K``, patch operator ``P`` and ``t`` positions is the matrix of ``t`` shifted
-copies of the rows of ``K``: its norm is at most ``operator_norm``, and its ``(2,1)`` and Frobenius norms
-are at most ``t |K|_{2,1}`` and ``sqrt(t) |K|_F`` (zero padding makes them smaller). A dense layer
-applied to each of ``t`` tokens is the same with ``|P| = 1``. A matrix used ``u`` times is ``u``
-layers.
+with kernel matrix ``K`` and ``t`` positions is the matrix of ``t`` shifted copies of the rows of
+``K``: its norm is at most ``Measured.operator_norm``, and its ``(2,1)`` and Frobenius norms are at
+most ``t |K|_{2,1}`` and ``sqrt(t) |K|_F`` (zero padding makes them smaller). So it is with a dense
+layer applied to each of ``t`` tokens. A matrix used ``u`` times is ``u`` layers.
 
 Products over layers are sums of logarithms: a product of 50 norms overflows float32, its logarithm
 does not, and ``prod_{i != l}`` needs no division by ``|A_l|``, which may be 0.
