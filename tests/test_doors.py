@@ -79,4 +79,4 @@ def test_a_bound_refuses_a_sample_for_measurements(bound):
 
 
 def test_there_are_bounds_to_look_at():
-    assert len(BOUNDS) == 17
+    assert len(BOUNDS) == 16

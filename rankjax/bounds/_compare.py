@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from rankjax.bounds._compression import compression
 from rankjax.bounds._conv_norm import conv_norm
-from rankjax.bounds._facts import check_delta
+from rankjax.bounds._facts import Facts, check_delta
 from rankjax.bounds._frobenius import frobenius, one_inf
 from rankjax.bounds._graf import graf_norm
 from rankjax.bounds._pac_bayes_gaussian import pac_bayes_gaussian
@@ -101,6 +101,7 @@ def all_bounds(
     measured: Measured, sample: Sample, /, *, gamma: float, delta: float = 0.05
 ) -> tuple[tuple[BoundResult, ...], tuple[tuple[str, str], ...]]:
     """Every bound that the measurements allow, compiled as one, and what was left out and why."""
+    Facts(measured, sample)  # refuses other arguments
     calls = _calls(gamma, delta)
     possible, left_out = [], []
     for i, (name, call) in enumerate(calls):

@@ -310,7 +310,7 @@ MEASURED = measure(describe(PARAMS), PARAMS)
         ({"gamma": -1.0}, "gamma: got -1.0, must be > 0"),
         ({"gamma": None}, "margins: this sample has none"),
         ({"form": "other"}, r"form: got 'other', must be one of \['augmented', 'plain'\]"),
-        ({"eps": -1.0, "p": 1.0}, "eps must be >= 0, got -1.0"),
+        ({"eps": -1.0, "p": 1.0}, "eps: got -1.0, must be >= 0"),
         ({"eps_mode": "x", "p": 1.0}, "eps_mode"),
     ],
 )

@@ -87,13 +87,13 @@ def test_a_norm_of_the_whole_layer_never_exceeds_the_bound():
 def test_the_measured_operator_norm_lies_between_the_exact_one_and_the_product(case, groups):
     """All strides, paddings and dilations: the torus is never too small."""
     size, width = case[:2]
-    kernel = jax.random.normal(jax.random.key(2), (width, width, 2 // groups, 4))
+    kernel = jax.random.normal(jax.random.key(2), (width, width, 4 // groups, 4))
     kernel = kernel + 1  # the largest frequency is near 0, where a small torus would fold most
     params, apply = {"kernel": kernel}, network(case, groups)
-    structure = describe(params, apply=apply, example=jnp.zeros((1, size, size, 2)))
+    structure = describe(params, apply=apply, example=jnp.zeros((1, size, size, 4)))
     measured = measure(structure, params)["kernel"]
-    inputs = jnp.zeros(size * size * 2)
-    matrix = jax.jacobian(lambda x: apply(params, x.reshape(1, size, size, 2)).ravel())(inputs)
+    inputs = jnp.zeros(size * size * 4)
+    matrix = jax.jacobian(lambda x: apply(params, x.reshape(1, size, size, 4)).ravel())(inputs)
     exact = np.linalg.norm(matrix, 2)
     product = structure.layers[0].gather_norm * measured.spectral_norm
     assert exact * (1 - 1e-12) <= measured.operator_norm <= product * (1 + 1e-12)

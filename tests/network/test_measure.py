@@ -70,7 +70,7 @@ def test_a_layer_has_its_measurements_by_name():
         one = measured[name]
         assert one.name == name
         assert one.sigma.shape == (min(one.layer.matrix_shape),)
-        np.testing.assert_allclose(one.sigma_moved, 2 / 3 * one.sigma, rtol=1e-5)
+        np.testing.assert_allclose(one.sigma_moved, 2 / 3 * one.sigma, atol=1e-6)
         for key in ("spectral_norm", "operator_norm", "frobenius_norm", "frobenius_norm_moved"):
             np.testing.assert_allclose(getattr(one, key), getattr(measured, key)[i], rtol=1e-6)
     kernels = params["params"]["blocks"]["Dense_0"]["kernel"]
@@ -151,7 +151,7 @@ def test_a_reference_that_does_not_fit_is_named():
         measure(structure, params, reference={**params, "a": {"kernel": jnp.ones((2, 2))}})
     with pytest.raises(ValueError, match="reference does not fit: params has no leaf 'b/kernel'"):
         measure(structure, params, reference={"a": params["a"]})
-    with pytest.raises(ValueError, match="method must be one of"):
+    with pytest.raises(ValueError, match=r"method: got .*, must be one of"):
         measure(structure, params, method="qr")
 
 
