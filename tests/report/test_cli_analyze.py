@@ -68,7 +68,7 @@ def test_reference_layout_and_embeddings(tmp_path):
         (["cut.npz"], "is truncated or no archive"),
         (["bad.safetensors"], "no safetensors file: "),
         (["w.pkl"], "looks like a pickle"),
-        (["w.npz", "--p", "0"], "p: got 0, must be > 0"),
+        (["w.npz", "--p", "0"], "p: got 0.0, must be > 0"),
         (["w.npz", "--p", "nan"], "p: got nan, must be > 0"),
         (["w.npz", "--reference", "cut.npz"], "is truncated or no archive"),
         (["w.npz", "--html", "no/such/folder/x.html"], "No such file or directory"),
