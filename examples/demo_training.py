@@ -106,7 +106,7 @@ def run_demo(
     runs, trained = [], {}
     for name, weight in (("plain", 0.0), ("rank-sparse", settings.weight)):
         run, trained[name] = _train(
-            name, weight, data, settings, structure, apply, initial, progress
+            name, weight, data, settings, structure, initial, progress, apply=apply
         )
         runs.append(run)
     results = {
@@ -125,9 +125,10 @@ def _train(
     data: Dataset,
     settings: Settings,
     structure: Structure,
-    apply: Callable[[Any, Any], jax.Array],
     params: Any,
     progress: Progress | None,
+    *,
+    apply: Callable[[Any, Any], jax.Array],
 ) -> tuple[Run, Any]:
     n = len(data.x_train)
     per_epoch = n // settings.batch_size
@@ -176,7 +177,7 @@ def _train(
             params, state = step(params, state, data.x_train[index], data.y_train[index])
     jax.block_until_ready(params)
     run.seconds = time.perf_counter() - started
-    _final_measurements(run, data, settings, structure, apply, params)
+    _final_measurements(run, data, settings, structure, params, apply=apply)
     return run, params
 
 
@@ -185,8 +186,9 @@ def _final_measurements(
     data: Dataset,
     settings: Settings,
     structure: Structure,
-    apply: Callable[[Any, Any], jax.Array],
     params: Any,
+    *,
+    apply: Callable[[Any, Any], jax.Array],
 ) -> None:
     train = Sample.from_data(structure, params, data.x_train, data.y_train, apply=apply)
     test = Sample.from_data(structure, params, data.x_test, data.y_test, apply=apply)
