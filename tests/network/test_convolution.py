@@ -87,8 +87,11 @@ def test_a_norm_of_the_whole_layer_never_exceeds_the_bound():
 def test_the_measured_operator_norm_lies_between_the_exact_one_and_the_product(case, groups):
     """All strides, paddings and dilations: the torus is never too small."""
     size, width = case[:2]
-    kernel = jax.random.normal(jax.random.key(2), (width, width, 4 // groups, 4))
-    kernel = kernel + 1  # the largest frequency is near 0, where a small torus would fold most
+    # A wave between the frequencies of a torus of the size of the image: that one is too small.
+    places = np.arange(width)
+    wave = np.cos(2.7473 * places[:, None] + 3.047 * places + 0.3909)
+    channels = jax.random.normal(jax.random.key(2), (4 // groups, 4))
+    kernel = jnp.asarray(wave[..., None, None] * np.asarray(channels))
     params, apply = {"kernel": kernel}, network(case, groups)
     structure = describe(params, apply=apply, example=jnp.zeros((1, size, size, 4)))
     measured = measure(structure, params)["kernel"]
