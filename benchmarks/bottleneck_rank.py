@@ -72,7 +72,7 @@ def train(x, y, depth: int, decay: float, epochs: int, seed: int = 0) -> dict[st
     history: dict[str, list[Any]] = {"weights": [], "activations": []}
     for number in range(epochs + 1):
         weights = weight_ranks(measure(structure, params), rtol=RTOL)
-        inputs = activation_ranks(structure, apply, params, x[:1000], rtol=RTOL)
+        inputs = activation_ranks(structure, params, x[:1000], apply=apply, rtol=RTOL)
         history["weights"].append(jax.device_get(weights))
         history["activations"].append(jax.device_get(inputs))
         if number < epochs:

@@ -85,7 +85,7 @@ def stay_near(task: Task, params: Any, settings: Settings) -> Any:
 
 def gaussian_row(task: Task, params: Any, x, y, tried: int, record) -> None:
     started = time.perf_counter()
-    noise = Perturbed.from_data(task.apply, params, x, y, scales=NOISE)
+    noise = Perturbed.from_data(params, x, y, apply=task.apply, scales=NOISE)
     gaussian = pac_bayes_gaussian(
         measure(task.structure, params), Sample.of_size(len(x)), perturbed=noise, delta=0.01 / tried
     )
@@ -107,8 +107,8 @@ def run(
                 "weights": sum(a.size for a in jax.tree.leaves(task.initial)),
                 "seed": settings.seed,
                 "route": route,
-                "train error": error_of(task.apply, params, task.x, task.y),
-                "test error": error_of(task.apply, params, task.x_test, task.y_test),
+                "train error": error_of(params, task.x, task.y, apply=task.apply),
+                "test error": error_of(params, task.x_test, task.y_test, apply=task.apply),
                 "counted": counted,
                 "nats": nats,
                 "true error at most": value,

@@ -49,15 +49,17 @@ def main() -> None:
     y = np.asarray(jnp.concatenate([jnp.argmax(apply(params, x[i : i + 5000]), -1)
                                     for i in range(0, 60000, 5000)]))  # fmt: skip
     structure = describe(params, apply=apply, example=x[:1])
-    sample = Sample.from_data(structure, apply, params, x, y)
+    sample = Sample.from_data(structure, params, x, y, apply=apply)
     calls = {
         "measure (the singular values)": lambda: measure(structure, params),
-        "compare, sample measured before": lambda: compare(structure, params, sample).results,
+        "compare, sample measured before": lambda: (
+            compare(structure, params, sample=sample).results
+        ),
         "Sample.from_data, 60000 examples": lambda: Sample.from_data(
-            structure, apply, params, x, y
+            structure, params, x, y, apply=apply
         ),
         "compare from data, all of it": lambda: (
-            compare(structure, params, x=x, y=y, apply=apply).results
+            compare(structure, params, x, y, apply=apply).results
         ),
     }
     print(f"{headline()}, float32, {REPEATS} runs\n")

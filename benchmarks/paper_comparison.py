@@ -136,7 +136,7 @@ def train(run: Run, data: Dataset) -> dict[str, Any]:
         return _load(path)
     params = initialise(run, data.x_train.shape[1:])
     structure = describe(params, apply=apply, example=data.x_train[:1])
-    gather = [layer.gather_norm for layer in structure.spec]
+    gather = [layer.gather_norm for layer in structure.layers]
     per_epoch = len(data.x_train) // run.batch_size
     steps = run.epochs * per_epoch
     optimizer = optax.adam(optax.cosine_decay_schedule(run.learning_rate, steps))
@@ -146,7 +146,7 @@ def train(run: Run, data: Dataset) -> dict[str, Any]:
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
     def project(params, directions):
-        pairs = zip(structure.layers(params), gather, directions, strict=True)
+        pairs = zip(structure.matrices(params), gather, directions, strict=True)
         done = [clip(m[0, 0], 1 / factor, q) for m, factor, q in pairs]
         matrices = [matrix[None, None] for matrix, _ in done]
         return structure.replace(params, matrices), [q for _, q in done]
@@ -160,9 +160,9 @@ def train(run: Run, data: Dataset) -> dict[str, Any]:
 
     rng = np.random.default_rng(run.seed)
     norms = measure(structure, params).operator_norm
-    scaled = [m / norm for m, norm in zip(structure.layers(params), norms, strict=True)]
+    scaled = [m / norm for m, norm in zip(structure.matrices(params), norms, strict=True)]
     params = structure.replace(params, scaled)
-    directions = [first_directions(m[0, 0]) for m in structure.layers(params)]
+    directions = [first_directions(m[0, 0]) for m in structure.matrices(params)]
     state = optimizer.init(params)
     started = time.perf_counter()
     for epoch in range(run.epochs):
@@ -177,7 +177,7 @@ def train(run: Run, data: Dataset) -> dict[str, Any]:
         print(f"{run.name}: epoch {epoch + 1}/{run.epochs}, mean loss {total / per_epoch:.3f}, "
               f"{seconds:.0f} s", flush=True)  # fmt: skip
     before = measure(structure, params).operator_norm
-    pairs = zip(structure.layers(params), gather, strict=True)
+    pairs = zip(structure.matrices(params), gather, strict=True)
     # A rounding error below 1, not above.
     exact = [project_spectral_ball(m, (1 - 1e-5) / factor) for m, factor in pairs]
     params = structure.replace(params, exact)
@@ -226,11 +226,9 @@ def evaluate(run: Run, trained: dict[str, Any], data: Dataset, noise_draws: int)
     perturbed = None
     if noise_draws:
         perturbed = Perturbed.from_data(
-            apply, params, data.x_train, data.y_train, scales=NOISE_SCALES, draws=noise_draws
+            params, data.x_train, data.y_train, apply=apply, scales=NOISE_SCALES, draws=noise_draws
         )
-    table = compare(
-        structure, params, x=data.x_train, y=data.y_train, apply=apply, perturbed=perturbed
-    )
+    table = compare(structure, params, data.x_train, data.y_train, apply=apply, perturbed=perturbed)
     shown = (
         ("network", run.name),
         ("epochs", run.epochs),

@@ -145,7 +145,7 @@ def trained(epochs: int) -> tuple[Measured, Sample, str]:
 
     @jax.jit
     def project(params):
-        matrices = [project_spectral_ball(a, 1 - 1e-5) for a in structure.layers(params)]
+        matrices = [project_spectral_ball(a, 1 - 1e-5) for a in structure.matrices(params)]
         return structure.replace(params, matrices)
 
     @jax.jit
@@ -167,7 +167,7 @@ def trained(epochs: int) -> tuple[Measured, Sample, str]:
             if i % 10 == 0:
                 params = project(params)
     params = project(params)
-    sample = Sample.from_data(structure, apply, params, x, y)
+    sample = Sample.from_data(structure, params, x, y, apply=apply)
     words = f"{data.name}, {epochs} epochs, train error {float(sample.error()):.4f}"
     return measure(structure, params), sample, words
 

@@ -83,7 +83,7 @@ def plain_svd(structure, params):
     Stacked matrices one after the other: as several batches in one program they hang on two cores.
     """
     total = 0.0
-    for a in structure.layers(params):
+    for a in structure.matrices(params):
         a = a.reshape(-1, *a.shape[-2:])
         s = jax.lax.map(lambda a: jnp.linalg.svd(a, full_matrices=False)[1], a)
         e = EPS * jax.lax.stop_gradient(s[..., :1])

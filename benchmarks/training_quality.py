@@ -21,7 +21,6 @@ from rich.table import Table
 from training_overhead import EPS, P, Setting, cross_entropy, mlp, mlp_params, optimizer, report
 
 from examples.datasets import load_mnist
-from rankjax.matrix import spectrum
 from rankjax.network import describe, measure
 from rankjax.training import add_schatten_decay, apply_schatten_flow, proximal_schatten
 
@@ -75,8 +74,7 @@ def train_one(setting, data, options, seed):
     seconds = time.perf_counter() - start
     predicted = jnp.argmax(mlp(params, data.x_test.reshape(len(data.x_test), -1)), -1)
     accuracy = float(jnp.mean(predicted == data.y_test))
-    sigma = measure(structure, params).sigma
-    ranks = [float(spectrum.soft_rank(s[0, 0], p=P, eps=EPS)) for s in sigma]
+    ranks = [float(rank) for rank in measure(structure, params).soft_rank(P, eps=EPS)]
     return {"accuracy": accuracy, "soft_ranks": ranks, "seconds": seconds}
 
 

@@ -143,7 +143,7 @@ def make_task(data: Dataset, settings: Settings) -> Task:
         return nnx.merge(graph, params)(x)
 
     structure = describe(initial, apply=apply, example=x[:1])
-    network = trace_network(apply, initial, x[:1])
+    network = trace_network(initial, x[:1], apply=apply)
     arrays = (jnp.asarray(a) for a in (x, data.y_train, x_test, data.y_test))
     return Task(apply, initial, structure, network, *arrays)
 
@@ -197,7 +197,7 @@ def train(task: Task, route: str, settings: Settings, progress: Progress | None 
             (params, bits), state = epoch((params, bits), state, index)
             done += 1
             if progress:
-                wrong = error_of(task.apply, params, task.x_test, task.y_test)
+                wrong = error_of(params, task.x_test, task.y_test, apply=task.apply)
                 progress(route, done, settings.epochs, f"test error {wrong:.2%}")
     return params
 
@@ -220,13 +220,13 @@ def _epoch_of(
 
 
 @partial(jax.jit, static_argnames="apply")
-def _share_wrong(apply: Callable[..., jax.Array], params: Any, x: jax.Array, y: jax.Array):
+def _share_wrong(params: Any, x: jax.Array, y: jax.Array, *, apply: Callable[..., jax.Array]):
     return jnp.mean(jnp.argmax(apply(params, x), axis=1) != y)
 
 
-def error_of(apply: Callable[..., jax.Array], params: Any, x: jax.Array, y: jax.Array) -> float:
+def error_of(params: Any, x: jax.Array, y: jax.Array, *, apply: Callable[..., jax.Array]) -> float:
     """Share of misclassified examples."""
-    return float(_share_wrong(apply, params, x, y))
+    return float(_share_wrong(params, x, y, apply=apply))
 
 
 def run_certify_demo(
@@ -251,8 +251,8 @@ def run_certify_demo(
         routes.append(
             {
                 "route": route,
-                "train_error": error_of(task.apply, params, task.x, task.y),
-                "test_error": error_of(task.apply, params, task.x_test, task.y_test),
+                "train_error": error_of(params, task.x, task.y, apply=task.apply),
+                "test_error": error_of(params, task.x_test, task.y_test, apply=task.apply),
                 "certificate": found.value,
                 "counted_error": found.empirical,
                 "nats": found.nats,

@@ -19,7 +19,7 @@ from examples.demo_table import print_demo
 from examples.demo_training import QUICK, Settings, run_demo
 from examples.output_folder import OutOption, SeedOption
 from examples.progress import training_progress
-from rankjax.network.paths import paths_and_leaves
+from rankjax.network.internal import paths_and_leaves
 
 
 def demo(

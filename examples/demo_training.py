@@ -106,7 +106,7 @@ def run_demo(
     runs, trained = [], {}
     for name, weight in (("plain", 0.0), ("rank-sparse", settings.weight)):
         run, trained[name] = _train(
-            name, weight, data, settings, structure, apply, initial, progress
+            name, weight, data, settings, structure, initial, progress, apply=apply
         )
         runs.append(run)
     results = {
@@ -125,9 +125,10 @@ def _train(
     data: Dataset,
     settings: Settings,
     structure: Structure,
-    apply: Callable[[Any, Any], jax.Array],
     params: Any,
     progress: Progress | None,
+    *,
+    apply: Callable[[Any, Any], jax.Array],
 ) -> tuple[Run, Any]:
     n = len(data.x_train)
     per_epoch = n // settings.batch_size
@@ -152,7 +153,7 @@ def _train(
     def record(params: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
         measured = measure(structure, params)
         bound = rank_sparse(measured, known, p=settings.p, gamma=settings.gamma)
-        soft = jnp.stack([spectrum.soft_rank(s[0, 0], p=settings.p) for s in measured.sigma])
+        soft = measured.soft_rank(settings.p)
         wrong = jnp.argmax(apply(params, jnp.asarray(data.x_test)), -1) != data.y_test
         return bound.value, soft, jnp.mean(wrong)
 
@@ -176,7 +177,7 @@ def _train(
             params, state = step(params, state, data.x_train[index], data.y_train[index])
     jax.block_until_ready(params)
     run.seconds = time.perf_counter() - started
-    _final_measurements(run, data, settings, structure, apply, params)
+    _final_measurements(run, data, settings, structure, params, apply=apply)
     return run, params
 
 
@@ -185,25 +186,26 @@ def _final_measurements(
     data: Dataset,
     settings: Settings,
     structure: Structure,
-    apply: Callable[[Any, Any], jax.Array],
     params: Any,
+    *,
+    apply: Callable[[Any, Any], jax.Array],
 ) -> None:
-    train = Sample.from_data(structure, apply, params, data.x_train, data.y_train)
-    test = Sample.from_data(structure, apply, params, data.x_test, data.y_test)
+    train = Sample.from_data(structure, params, data.x_train, data.y_train, apply=apply)
+    test = Sample.from_data(structure, params, data.x_test, data.y_test, apply=apply)
     measured = measure(structure, params)
     run.train_error, run.test_error = float(train.error()), float(test.error())
     run.margin = float(train.margin_at(0.01))
-    for layer, name, sigma in zip(structure.spec, structure.names, measured.sigma, strict=True):
-        values = sigma[0, 0]
+    for name in structure.names:
+        one = measured[name]
         run.layers.append(
             {
                 "name": name,
-                "shape": list(layer.matrix_shape),
-                "numerical_rank": int(spectrum.numerical_rank(values, rtol=1e-3)),
-                "stable_rank": float(spectrum.stable_rank(values)),
-                "soft_rank": float(spectrum.soft_rank(values, p=settings.p)),
-                "spectral_norm": float(values[0]),
-                "singular_values": [float(v) for v in values],
+                "shape": list(one.layer.matrix_shape),
+                "numerical_rank": int(spectrum.numerical_rank(one.sigma, rtol=1e-3)),
+                "stable_rank": float(spectrum.stable_rank(one.sigma)),
+                "soft_rank": float(spectrum.soft_rank(one.sigma, p=settings.p)),
+                "spectral_norm": float(one.spectral_norm),
+                "singular_values": [float(v) for v in one.sigma],
             }
         )
     for key, options in {

@@ -39,8 +39,8 @@ def float_array(a: ArrayLike, /, *, name: str = "a") -> Array:
     array = jnp.asarray(a)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(
-            f"{name} must be a real floating point array (float16, bfloat16, float32 or float64), "
-            f"got dtype {array.dtype}"
+            f"{name}: got dtype {array.dtype}, must be a real floating point array (float16, "
+            "bfloat16, float32 or float64)"
         )
     return array
 
@@ -49,21 +49,21 @@ def non_negative(value: ArrayLike, name: str) -> None:
     """Refuses a concrete ``value`` that is negative or NaN."""
     known = concrete(value)
     if known is not None and not np.all(known.astype(np.float64) >= 0):
-        raise ValueError(f"{name} must be >= 0, got {value!r}")
+        raise ValueError(f"{name}: got {value!r}, must be >= 0")
 
 
 def positive(value: ArrayLike, name: str) -> None:
     """Refuses a concrete ``value`` that is not positive."""
     known = concrete(value)
     if known is not None and not np.all(known.astype(np.float64) > 0):
-        raise ValueError(f"{name} must be > 0, got {value!r}")
+        raise ValueError(f"{name}: got {value!r}, must be > 0")
 
 
 def one_of(value: str, name: str, allowed: Any) -> None:
     """Refuses a ``value`` that is not one of ``allowed``, a ``Literal`` type or a sequence."""
     choices = get_args(allowed) or tuple(allowed)
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+        raise ValueError(f"{name}: got {value!r}, must be one of {', '.join(map(repr, choices))}")
 
 
 def at_least_float32(a: Array) -> Array:

@@ -43,6 +43,34 @@ def test_imports_go_down():
             )
 
 
+def test_no_package_looks_behind_the_face_of_another():
+    looked = []
+    for folder in ("rankjax", "examples"):
+        for path in ROOT.glob(f"{folder}/**/*.py"):
+            own = ".".join(path.relative_to(ROOT).parts[:2])
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ImportFrom) and node.module:
+                    package, _, rest = node.module.removeprefix("rankjax.").partition(".")
+                    names = [*rest.split("."), *(alias.name for alias in node.names)]
+                    private = any(name.startswith("_") for name in names)
+                    if package in FLOORS and private and own != f"rankjax.{package}":
+                        looked.append(f"{path.relative_to(ROOT)}: {node.module}")
+    assert not looked
+
+
+def test_no_public_name_of_a_package_hides_a_module():
+    for floor in FLOORS:
+        folder = ROOT / "rankjax" / floor
+        modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+        modules |= {path.name for path in folder.iterdir() if path.is_dir()}
+        tree = ast.parse((folder / "__init__.py").read_text())
+        imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+        public = {
+            a.asname for node in imports for a in node.names if node.module != f"rankjax.{floor}"
+        }
+        assert not public & modules
+
+
 def test_the_core_imports_no_extra_and_the_report_none_before_it_is_used():
     extras = {
         "jax._src.pallas.core",

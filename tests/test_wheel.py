@@ -31,7 +31,7 @@ params = {"a": {"kernel": jnp.eye(4, 3)}, "b": {"kernel": jnp.eye(3, 2)}}
 apply = lambda p, x: jax.nn.relu(x @ p["a"]["kernel"]) @ p["b"]["kernel"]
 x = jax.random.normal(jax.random.key(0), (50, 4))
 structure = rankjax.describe(params, apply=apply, example=x[:1])
-table = rankjax.compare(structure, params, x=x, y=jnp.argmax(apply(params, x), 1), apply=apply)
+table = rankjax.compare(structure, params, x, jnp.argmax(apply(params, x), 1), apply=apply)
 assert "rank_sparse" in str(table)
 """,
     "flax": """

@@ -10,7 +10,7 @@ _AT_LEAST = re.compile(r"^( +\w+: )>(?==? )", re.MULTILINE)  # else a quotation,
 
 
 class Docstrings(griffe.Extension):
-    """Docstrings as Markdown, and ``rankjax.bounds.spectral`` as the function, not its module."""
+    """Docstrings as Markdown."""
 
     def on_instance(self, *, obj: griffe.Object, **_: object) -> None:
         """A colon before an indented block, doctests as code, ``>= 0`` as it stands."""
@@ -18,17 +18,3 @@ class Docstrings(griffe.Extension):
             text = _LITERAL.sub(":", obj.docstring.value)
             text = _AT_LEAST.sub(r"\1\>", text)
             obj.docstring.value = _EXAMPLE.sub("Examples:", text)
-
-    def on_package(self, *, pkg: griffe.Module, **_: object) -> None:
-        """Bind what each ``__init__`` re-exports, also where a submodule has the same name."""
-        floors = [pkg, *(m for m in pkg.modules.values() if m.is_init_module)]
-        exported = [
-            (floor, name, pkg.modules_collection[path])
-            for floor in floors
-            for name, path in floor.imports.items()
-            if path.startswith(f"{pkg.path}.") and path != f"{floor.path}.{name}"
-        ]
-        for floor, name, target in exported:
-            while target.is_alias:  # re-exported from a floor's own __init__
-                target = pkg.modules_collection[target.target_path]
-            floor.members[name] = griffe.Alias(name, target, parent=floor)

@@ -22,8 +22,8 @@ from rankjax.certificates.theorem._certificate import (
 from rankjax.certificates.theorem._counting import Counter
 from rankjax.certificates.theorem._distances import distances_length
 from rankjax.certificates.theorem._neighbor import Problem, weights_of
-from rankjax.network.sample import number_of_examples
-from rankjax.network.structure import Structure
+from rankjax.network import Structure
+from rankjax.network.internal import number_of_examples
 
 _MOST_BITS = 2**50
 

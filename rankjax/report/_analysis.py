@@ -165,7 +165,7 @@ class Analysis:
             "notes": list(NOTES),
             "matrices": rows,
             "left_out": [
-                {"path": leaf.path, "shape": list(leaf.shape), "why": leaf.why}
+                {"path": leaf.path, "shape": list(leaf.shape), "why": leaf.text}
                 for leaf in self.left_out
             ],
             "not_finite": [

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from rankjax._arguments import positive
-from rankjax.network import Layer, LeftOut, Structure
-from rankjax.network.paths import paths_and_leaves
+from rankjax.network import Layer, LeftOut, Reason, Structure
+from rankjax.network.internal import check_structure, paths_and_leaves
 from rankjax.report._analysis import SHARES, Analysis, Row
 from rankjax.report._matrices_by_name import Layout, guessed_layout, is_floating, matrices_by_name
 from rankjax.report._spectra import (
@@ -80,23 +80,21 @@ def analyze(
         structure = matrices_by_name(leaves, layout=layout, embeddings=embeddings)
         seen_as = layout or f"{guessed_layout(structure)}, told by the names"
     else:
-        structure.leaves(checkpoint.tree)
+        check_structure(structure, checkpoint.tree)
         seen_as = "described"
     base = None if reference is None else _checkpoint(reference)
     left_out = [*structure.left_out, *checkpoint.unread]
     bad, bad_paths = _not_finite(leaves)
     others = {} if base is None else _arrays(base)
     matrices: list[_Matrix] = []
-    for layer in structure.spec:
-        other, why = None, ""
-        if base is not None:
-            other, why = _partner(layer, others)
+    for layer in structure.layers:
+        other = None if base is None else _partner(layer, others)
         if layer.path in bad_paths:
-            why = "holds entries that are not finite"
-        if why:
-            left_out.append(LeftOut(layer.path, layer.shape, why))
-            continue
-        matrices += _matrices(layer, leaves[layer.path], other)
+            other = LeftOut(layer.path, layer.shape, Reason.NOT_FINITE)
+        if isinstance(other, LeftOut):
+            left_out.append(other)
+        else:
+            matrices += _matrices(layer, leaves[layer.path], other)
     rows, failed = _rows(matrices, tuple(p), progress or (lambda done, total, path: None))
     return Analysis(
         rows=tuple(rows),
@@ -145,17 +143,19 @@ def _not_finite(
     return tuple(found), frozenset(path for path, _, _ in found)
 
 
-def _partner(layer: Layer, others: dict[str, np.ndarray]) -> tuple[np.ndarray | None, str]:
-    other = others.get(layer.path)
+def _partner(layer: Layer, others: dict[str, np.ndarray]) -> np.ndarray | LeftOut:
+    other, why = others.get(layer.path), ""
     if other is None:
-        return None, "not in the reference"
-    if other.shape != layer.shape:
-        return None, f"has shape {other.shape} in the reference"
-    if not is_floating(other.dtype):
-        return None, f"holds {other.dtype.name} in the reference"
-    if not np.isfinite(other).all():
-        return None, "holds entries that are not finite in the reference"
-    return other, ""
+        why = Reason.NO_REFERENCE.value
+    elif other.shape != layer.shape:
+        why = f"has shape {other.shape} in the reference"
+    elif not is_floating(other.dtype):
+        why = f"holds {other.dtype.name} in the reference"
+    elif not np.isfinite(other).all():
+        why = "holds entries that are not finite in the reference"
+    else:
+        return other
+    return LeftOut(layer.path, layer.shape, Reason.NO_REFERENCE, why)
 
 
 def _matrices(layer: Layer, leaf: np.ndarray, other: np.ndarray | None) -> Iterator[_Matrix]:
@@ -193,7 +193,7 @@ def _rows(
         if isinstance(result, Spectrum):
             rows.append(_row(one, result, p))
         else:
-            failed.append(LeftOut(one.path, one.leaf, result))
+            failed.append(LeftOut(one.path, one.leaf, Reason.FAILED, result))
     return rows, failed
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rankjax.bounds import Table
-from rankjax.bounds.table import COLUMNS, NOTE
 
 
 def markdown_table(table: Table, *, breakdown: bool = False) -> str:
@@ -17,9 +16,9 @@ def markdown_table(table: Table, *, breakdown: bool = False) -> str:
     """
     rows = [row | {"value": f"{row['value']:.3g}", "log10": f"{row['log10']:.2f}"}
             for row in table.rows()]  # fmt: skip
-    lines = [_line(COLUMNS), "|---|---|---|--:|--:|---|"]
-    lines += [_line(row[column] for column in COLUMNS) for row in rows]
-    lines += ["", f"n = {table.n}, gamma = {table.gamma:.4g}. {NOTE}", *table.remarks()]
+    lines = [_line(table.COLUMNS), "|---|---|---|--:|--:|---|"]
+    lines += [_line(row[column] for column in table.COLUMNS) for row in rows]
+    lines += ["", f"n = {table.n}, gamma = {table.gamma:.4g}. {table.NOTE}", *table.remarks()]
     if breakdown:
         layers = table.results[0].layers
         lines += [

@@ -155,7 +155,7 @@ def _left_out(analysis: Analysis) -> str:
     groups: dict[str, list[str]] = {}
     for leaf in analysis.left_out:
         shape = " x ".join(map(str, leaf.shape))
-        groups.setdefault(leaf.why, []).append(f"<code>{_text(leaf.path)}</code> {shape}")
+        groups.setdefault(leaf.text, []).append(f"<code>{_text(leaf.path)}</code> {shape}")
     items = "".join(
         f"<details><summary>{len(leaves)}: {_text(why)}</summary><ul>"
         + "".join(f"<li>{leaf}</li>" for leaf in leaves)

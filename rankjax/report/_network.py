@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from rankjax.network import Structure, describe
-from rankjax.network.paths import paths_and_leaves
+from rankjax.network.internal import paths_and_leaves
 from rankjax.report._matrices_by_name import Layout, is_floating, matrices_by_name
 from rankjax.report._sequential import sequential
 from rankjax.report.checkpoints import Checkpoint, CheckpointError, load, read_npz, shown
@@ -48,7 +48,7 @@ def read_data(path: Path) -> tuple[np.ndarray, np.ndarray]:
     missing = [name for name in ("x", "y") if name not in arrays]
     if missing:
         held = sorted(map(shown, arrays))
-        whys = "".join(f"; {shown(leaf.path)}: {shown(leaf.why)}" for leaf in unread)
+        whys = "".join(f"; {shown(leaf.path)}: {shown(leaf.text)}" for leaf in unread)
         raise CheckpointError(f"{path} must hold x and y, it holds {held}{whys}")
     x, y = arrays["x"], arrays["y"]
     if x.dtype.kind not in "biuf" or x.ndim < 2 or not np.isfinite(x).all():
@@ -94,15 +94,14 @@ def read_network(
         by_name = matrices_by_name(dict(paths_and_leaves(params)), layout=layout)
         network = sequential(words, by_name, params)
         features = int(np.prod(x.shape[1:]))
-        expected = by_name.spec[0].matrix_shape[1]
+        expected = by_name.layers[0].matrix_shape[1]
         if features != expected:
-            raise ValueError(
-                f"{by_name.spec[0].path} takes {expected} inputs, an example has {features} numbers"
-            )
+            first = by_name.layers[0].path
+            raise ValueError(f"{first} takes {expected} inputs, an example has {features} numbers")
         apply, lipschitz = network.apply, network.lipschitz
     assert apply is not None
     structure = describe(params, apply=apply, example=x[:1], lipschitz=lipschitz)
-    for leaf, layer in zip(structure.leaves(params), structure.spec, strict=True):
+    for leaf, layer in zip(structure.leaves(params), structure.layers, strict=True):
         if not np.isfinite(leaf).all():
             raise ValueError(f"{shown(layer.path)} holds entries that are not finite")
     base = None if reference is None else _in_float32(load(reference))

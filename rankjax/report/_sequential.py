@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from rankjax.network import Layer, Structure
-from rankjax.network.paths import paths_and_leaves
+from rankjax.network.internal import check_structure, paths_and_leaves
 
 # With the smallest Lipschitz constants that hold (gelu and silu: rounded up).
 ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], float]] = {
@@ -54,12 +54,13 @@ def sequential(words: str, structure: Structure, params: Any) -> Sequential:
         ValueError: an unknown word, or another number of ``dense`` than of matrices; matrices
             whose sizes do not follow on each other.
     """
+    check_structure(structure, params)
     names = words.split()
     allowed = ["dense", *ACTIVATIONS]
     for name in names:
         if name not in allowed:
             raise ValueError(f"sequential: got {name!r}, must be one of {allowed}")
-    matrices = structure.spec
+    matrices = structure.layers
     if names.count("dense") != len(matrices) or not matrices:
         raise ValueError(
             f"sequential: got {names.count('dense')} times 'dense' for {len(matrices)} matrices: "

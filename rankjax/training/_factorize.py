@@ -15,8 +15,7 @@ from rankjax._arguments import at_least_float32
 from rankjax._linear_algebra import matmul, svd
 from rankjax.matrix import spectrum
 from rankjax.network import Layer, Structure, View, measure
-from rankjax.network.paths import path_string, paths_and_leaves
-from rankjax.network.structure import check_structure
+from rankjax.network.internal import check_structure, path_string, paths_and_leaves
 from rankjax.training._schedule import matched
 
 Ranks = int | np.integer | Mapping[str, int | np.integer]
@@ -120,9 +119,9 @@ def effective_params(
         total                      620          70    89%
     """
     check_structure(structure)
-    dense = {layer.path: int(np.prod(layer.shape)) for layer in structure.spec}
+    dense = {layer.path: int(np.prod(layer.shape)) for layer in structure.layers}
     chosen = _ranks(structure, params, ranks, rtol)
-    sizes = [(layer, _factored_size(layer, chosen.get(layer.path))) for layer in structure.spec]
+    sizes = [(layer, _factored_size(layer, chosen.get(layer.path))) for layer in structure.layers]
     smaller = {layer.path: size for layer, size in sizes if size < dense[layer.path]}
     structure.leaves(params)
     arrays = [leaf for _, leaf in paths_and_leaves(params) if hasattr(leaf, "shape")]
@@ -174,7 +173,7 @@ def factorize(
         1.0
     """
     chosen = effective_params(structure, params, ranks=ranks, rtol=rtol).ranks
-    pairs = zip(structure.spec, structure.leaves(params), strict=True)
+    pairs = zip(structure.layers, structure.leaves(params), strict=True)
     new = [
         _split(layer, jnp.asarray(leaf), chosen[layer.path]) if layer.path in chosen else leaf
         for layer, leaf in pairs
@@ -200,7 +199,7 @@ def densify(structure: Structure, factorized: Any) -> Any:
         ValueError: if the result does not fit the structure.
     """
     check_structure(structure)
-    layers = {layer.path: layer for layer in structure.spec}
+    layers = {layer.path: layer for layer in structure.layers}
 
     def dense(path: Any, leaf: Any) -> Any:
         if not isinstance(leaf, Factors):
@@ -227,13 +226,13 @@ def _ranks(structure: Structure, params: Any, ranks: Ranks | None, rtol: float) 
         found = [spectrum.numerical_rank(s, rtol=rtol) for s in sigma]
         # A zero matrix keeps one column, of zeros.
         known = [max(1, int(np.max(np.asarray(r), initial=0))) for r in found]
-        return {layer.path: rank for layer, rank in zip(structure.spec, known, strict=True)}
+        return {layer.path: rank for layer, rank in zip(structure.layers, known, strict=True)}
     if isinstance(ranks, Mapping):
-        chosen = matched([layer.path for layer in structure.spec], ranks, "ranks")
+        chosen = matched([layer.path for layer in structure.layers], ranks, "ranks")
     else:
         # One number for all: leaves of a smaller rank keep theirs (and so stay dense).
-        chosen = {layer.path: min(ranks, *layer.matrix_shape) for layer in structure.spec}
-    for layer in structure.spec:
+        chosen = {layer.path: min(ranks, *layer.matrix_shape) for layer in structure.layers}
+    for layer in structure.layers:
         rank, most = chosen.get(layer.path, 1), min(layer.matrix_shape)
         if not isinstance(rank, (int, np.integer)) or not 1 <= rank <= max(most, 1):
             raise ValueError(

@@ -21,8 +21,7 @@ from jax.sharding import AxisType
 from rankjax._arguments import at_least_float32
 from rankjax._explicit_axes import automatic
 from rankjax.network import Layer, Structure
-from rankjax.network.buckets import LARGE
-from rankjax.network.spread import spread
+from rankjax.network.internal import LARGE, spread
 
 #: ``(batch (k, m, n), kept, index (k,), *operands) -> (what to add to the batch, the next kept)``;
 #: transposing the matrices transposes what is added.
@@ -35,7 +34,7 @@ class Group(NamedTuple):
     Attributes:
         shape: the larger side of each matrix, then the smaller one.
         loop: whether the leaves are large, and go through the program one after another.
-        members: their numbers in ``structure.spec``.
+        members: their numbers in ``structure.layers``.
     """
 
     shape: tuple[int, int]
@@ -49,7 +48,7 @@ def groups(structure: Structure) -> tuple[Group, ...]:
     On a mesh, which spreads a batch over its devices, there is no loop.
     """
     found: dict[tuple[tuple[int, int], int], list[int]] = {}
-    for i, layer in enumerate(structure.spec):
+    for i, layer in enumerate(structure.layers):
         out, in_ = layer.matrix_shape
         count = matrices(layer)
         large = structure.mesh is None and count * out * in_ >= LARGE
@@ -115,7 +114,7 @@ def add_changes(
     Returns:
         The new steps, and what is kept.
     """
-    layers = [structure.spec[i] for i in group.members]
+    layers = [structure.layers[i] for i in group.members]
 
     def seen(leaf: Array, step: Array) -> Array:
         leaf = at_least_float32(leaf)

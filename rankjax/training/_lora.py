@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from rankjax._arguments import at_least_float32
 from rankjax.matrix import product_schatten_power
 from rankjax.network import Structure
-from rankjax.network.structure import check_structure
+from rankjax.network.internal import check_structure
 from rankjax.training._penalties import DEFAULT_EPS, EpsMode, Method, Weights, total
 from rankjax.training._schedule import matched
 
@@ -37,7 +37,7 @@ def lora_pairs(structure: Structure, /) -> tuple[tuple[str, str], ...]:
         >>> lora_pairs(describe({"lora_a": jnp.ones((5, 2)), "lora_b": jnp.ones((2, 4))}))
         (('lora_b', 'lora_a'),)
     """
-    paths = [layer.path for layer in check_structure(structure).spec]
+    paths = [layer.path for layer in check_structure(structure).layers]
     roots: dict[str, set[str]] = {}
     for path in paths:
         root, _, name = path.rpartition("/")
@@ -100,14 +100,14 @@ def lora_schatten_penalty(
     check_structure(structure)
     chosen = lora_pairs(structure) if pairs is None else tuple(pairs)
     lefts = [left for left, _ in chosen]
-    known = [layer.path for layer in structure.spec]
+    known = [layer.path for layer in structure.layers]
     unknown = sorted({path for pair in chosen for path in pair} - set(known))
     if unknown:
         raise ValueError(f"pairs names unknown paths {unknown}; the structure has {known}")
     named = weight
     if isinstance(weight, Mapping):
         named = matched(lefts, weight, "weight", "the left factors are")
-    found = dict(zip(known, structure.layers(params), strict=True))
+    found = dict(zip(known, structure.matrices(params), strict=True))
     # Equal shapes in one call, as for single matrices.
     buckets: dict[Any, list[tuple[Array, Array, Array]]] = {}
     for left, right in chosen:

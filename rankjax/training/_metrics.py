@@ -14,9 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from rankjax.bounds import rank_sparse
-from rankjax.matrix import spectrum
 from rankjax.network import Sample, Structure, measure
-from rankjax.network.structure import check_structure
 from rankjax.training._penalties import DEFAULT_EPS
 from rankjax.training._schedule import Whole, first_count, next_count, whole
 from rankjax.training._transformation import (
@@ -84,16 +82,13 @@ def metrics(
         kernel/stable_rank 1.062
         kernel/soft_rank 1.5
     """
-    check_structure(structure)
     measured = measure(structure, params, reference=reference, method=method)
-    stable = tuple(spectrum.stable_rank(s) for s in measured.sigma)
-    soft = tuple(spectrum.soft_rank(s, p=p, eps=eps) for s in measured.sigma)
     columns = {
         "spectral_norm": measured.spectral_norm,
         "frobenius_norm": measured.frobenius_norm,
-        "numerical_rank": measured.rank(rtol),
-        "stable_rank": measured.per_layer(stable, jnp.sum),
-        "soft_rank": measured.per_layer(soft, jnp.sum),
+        "numerical_rank": measured.numerical_rank(rtol),
+        "stable_rank": measured.stable_rank,
+        "soft_rank": measured.soft_rank(p, eps=eps),
     }
     totals = {}
     if sample is not None:
@@ -169,7 +164,7 @@ def record_metrics(
     options |= {"gamma": gamma, "reference": reference, "method": method}
 
     def record(seen: Structure, leaves: Sequence[Any]) -> dict[str, Array]:
-        pairs = zip(seen.spec, leaves, strict=True)
+        pairs = zip(seen.layers, leaves, strict=True)
         return metrics(seen, {layer.path: leaf for layer, leaf in pairs}, **options)
 
     # Compiled once, also where a loop without ``jit`` calls the update.
@@ -182,7 +177,7 @@ def record_metrics(
     def init(params: Any) -> RecordState:
         seen = visible(structure_of(structure, params), params)
         if without_arrays(params):
-            leaves = [jax.ShapeDtypeStruct(layer.shape, jnp.float32) for layer in seen.spec]
+            leaves = [jax.ShapeDtypeStruct(layer.shape, jnp.float32) for layer in seen.layers]
         else:
             leaves = [jnp.asarray(leaf) for leaf in seen.leaves(params)]
         shapes = jax.eval_shape(partial(record, seen), leaves) if leaves else {}

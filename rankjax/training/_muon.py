@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from optax import contrib
 
-from rankjax.network.paths import path_string
+from rankjax.network.internal import path_string
 from rankjax.training._transformation import StructureOrFunction, check_source, structure_of
 
 
@@ -45,7 +45,7 @@ def muon_dimension_numbers(structure: StructureOrFunction, /) -> Callable[[Any],
     def numbers(params: Any) -> Any:
         views = {
             layer.path: layer.view
-            for layer in structure_of(structure, params).spec
+            for layer in structure_of(structure, params).layers
             if layer.groups == 1
         }
 

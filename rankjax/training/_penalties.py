@@ -22,8 +22,7 @@ from rankjax.matrix import EpsMode as EpsMode
 from rankjax.matrix import Method as Method
 from rankjax.matrix import log_det, schatten_power, stable_rank
 from rankjax.network import Sample, Structure, measure
-from rankjax.network.buckets import by_shape
-from rankjax.network.structure import check_structure
+from rankjax.network.internal import by_shape, check_structure
 from rankjax.training._in_turn import tall
 from rankjax.training._schedule import matched
 
@@ -270,16 +269,16 @@ def _moved(structure: Structure, params: Any, reference: Any) -> tuple[Array, ..
 
     Their singular values are the same, and a matrix shares its program with the transposed one.
     """
-    matrices = tuple(at_least_float32(a) for a in structure.layers(params))
+    matrices = tuple(at_least_float32(a) for a in structure.matrices(params))
     if reference is not None:
-        pairs = zip(matrices, structure.layers(reference), strict=True)
+        pairs = zip(matrices, structure.matrices(reference), strict=True)
         matrices = tuple(a - m.astype(a.dtype) for a, m in pairs)
     return tuple(tall(a) for a in matrices)
 
 
 def _weights(structure: Structure, weight: Weights) -> Array:
-    """One factor per leaf of ``structure.spec``."""
-    paths = [layer.path for layer in structure.spec]
+    """One factor per leaf of ``structure.layers``."""
+    paths = [layer.path for layer in structure.layers]
     if isinstance(weight, Mapping):
         named = matched(paths, weight, "weight")
         return jnp.stack([jnp.asarray(named.get(path, 1.0), float) for path in paths])

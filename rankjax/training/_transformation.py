@@ -19,8 +19,7 @@ from jax import Array
 
 from rankjax._arguments import at_least_float32
 from rankjax.network import Layer, Structure
-from rankjax.network.paths import path_string
-from rankjax.network.structure import check_structure
+from rankjax.network.internal import check_structure, path_string
 from rankjax.training._in_turn import (
     Group,
     add_changes,
@@ -121,7 +120,7 @@ def visible(structure: Structure, *trees: Any) -> Structure:
         keys = path.split("/")
         return not any("/".join(keys[:i]) in hidden for i in range(len(keys) + 1))
 
-    return replace(structure, spec=tuple(layer for layer in structure.spec if seen(layer.path)))
+    return replace(structure, layers=tuple(layer for layer in structure.layers if seen(layer.path)))
 
 
 def _is_masked(node: Any) -> bool:
@@ -160,13 +159,13 @@ def transformation(
         kept = []
         if type(rule).fresh is not Rule.fresh:
             structure = structure_of(source, params)
-            dtypes = {layer.path: jnp.float32 for layer in structure.spec}
+            dtypes = {layer.path: jnp.float32 for layer in structure.layers}
             if not without_arrays(params):
                 structure_now = visible(structure, params)
-                pairs = zip(structure_now.spec, structure_now.leaves(params), strict=True)
+                pairs = zip(structure_now.layers, structure_now.leaves(params), strict=True)
                 dtypes = {layer.path: jnp.asarray(leaf).dtype for layer, leaf in pairs}
             for group in groups(structure):
-                layers = [structure.spec[i] for i in group.members]
+                layers = [structure.layers[i] for i in group.members]
                 seen = [layer for layer in layers if layer.path in dtypes]
                 shapes = [jax.ShapeDtypeStruct((), dtypes[layer.path]) for layer in seen]
                 wide = [jax.eval_shape(at_least_float32, shape).dtype for shape in shapes]
@@ -183,10 +182,10 @@ def transformation(
         strengths = _strengths(structure, rule, strength, name, state.count)
         seen = visible(structure, updates, params)
         if rule.named_only and isinstance(strength, Mapping):
-            named = matched([layer.path for layer in structure.spec], strength, name)
-            seen = replace(seen, spec=tuple(x for x in seen.spec if x.path in named))
-        paths = {layer.path for layer in seen.spec}
-        live = tuple(i for i, layer in enumerate(structure.spec) if layer.path in paths)
+            named = matched([layer.path for layer in structure.layers], strength, name)
+            seen = replace(seen, layers=tuple(x for x in seen.layers if x.path in named))
+        paths = {layer.path for layer in seen.layers}
+        live = tuple(i for i, layer in enumerate(structure.layers) if layer.path in paths)
         now = {key: at(number, state.count) for key, number in numbers.items()}
         known = tuple((key, value) for key, value in now.items() if constant(value))
         steps, kept = _moved(
@@ -211,9 +210,9 @@ def _strengths(
     structure: Structure, rule: Rule, strength: PerLayer, name: str, count: Array
 ) -> Array:
     """One strength per layer at this step."""
-    given = by_layer([layer.path for layer in structure.spec], strength, name, count)
+    given = by_layer([layer.path for layer in structure.layers], strength, name, count)
     found = as_array(given)
-    return found * np.asarray([rule.scale(layer) for layer in structure.spec], found.dtype)
+    return found * np.asarray([rule.scale(layer) for layer in structure.layers], found.dtype)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -250,7 +249,7 @@ def _moved(
             if not members:
                 continue
             # One strength per matrix, on whatever device it is needed.
-            repeats = [matrices(structure.spec[i]) for i in members]
+            repeats = [matrices(structure.layers[i]) for i in members]
             mine = strengths[jnp.asarray(np.repeat(members, repeats))]
             moved, carried = add_changes(
                 structure,

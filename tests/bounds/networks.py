@@ -49,7 +49,6 @@ def sample(layers, n=500, dimension=3):
         frobenius=1.7 * n**0.5,
         margins=jnp.asarray(rng.uniform(0.5, 2, n)),
         patch_norms=jnp.asarray(rng.uniform(0.5, 1, (layers, n))),
-        gather_norms=jnp.asarray(rng.uniform(0.5, 1, (layers, n))),
         inf_radius=1.2,
         column_norm=1.1 * n**0.5,
         dimension=dimension,

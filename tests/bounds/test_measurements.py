@@ -64,7 +64,9 @@ def test_a_network_that_is_not_homogeneous_has_no_path_norm():
 
 
 def test_cushions_by_explicit_jacobians():
-    found = Cushions.from_data(STRUCTURE, networks.apply, PARAMS, X, probes=4000, batch_size=4)
+    found = Cushions.from_data(
+        STRUCTURE, PARAMS, X, apply=networks.apply, probes=4000, batch_size=4
+    )
     A = networks.matrices(PARAMS)
     layer, inter, contraction, output = [np.inf] * 3, [np.inf] * 3, 1.0, 0.0
     for x in X:
@@ -100,12 +102,12 @@ def test_cushions_refuse_tied_weights():
 
     structure = describe({"w": kernel}, apply=tied, example=X)
     with pytest.raises(ValueError, match="used once"):
-        Cushions.from_data(structure, tied, {"w": kernel}, X)
+        Cushions.from_data(structure, {"w": kernel}, X, apply=tied)
 
 
 def test_entry_norms_of_a_sample():
     y = np.zeros(7, int)
-    sample = Sample.from_data(STRUCTURE, networks.apply, PARAMS, X, y, batch_size=3)
+    sample = Sample.from_data(STRUCTURE, PARAMS, X, y, apply=networks.apply, batch_size=3)
     assert sample.dimension == 3
     assert float(sample.inf_radius) == pytest.approx(np.abs(X).max())
     assert float(sample.column_norm) == pytest.approx(np.linalg.norm(X, axis=0).max())
@@ -125,7 +127,7 @@ def test_ranks_of_weights_and_activations():
         return x
 
     x = np.random.default_rng(1).normal(size=(30, 8))
-    found = activation_ranks(structure, linear, params, x)
+    found = activation_ranks(structure, params, x, apply=linear)
     np.testing.assert_allclose(found["numerical"], [8, 2, 2])
     s = np.linalg.svd(x)[1]
     assert float(found["stable"][0]) == pytest.approx((s**2).sum() / s[0] ** 2)
@@ -136,9 +138,11 @@ def test_ranks_of_weights_and_activations():
 def test_noise_is_reproducible_and_positive_scales_only():
     y = np.zeros(7, int)
     runs = [
-        Perturbed.from_data(networks.apply, PARAMS, X, y, scales=[0.1], draws=4, seed=3).errors
+        Perturbed.from_data(
+            PARAMS, X, y, apply=networks.apply, scales=[0.1], draws=4, seed=3
+        ).errors
         for _ in range(2)
     ]
     np.testing.assert_array_equal(*runs)
     with pytest.raises(ValueError, match="scales: got"):
-        Perturbed.from_data(networks.apply, PARAMS, X, y, scales=[0.0])
+        Perturbed.from_data(PARAMS, X, y, apply=networks.apply, scales=[0.0])

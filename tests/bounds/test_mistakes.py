@@ -49,7 +49,7 @@ def test_noise_is_given_as_a_standard_deviation_not_a_variance():
 
     x, y = np.zeros((4, 1)), np.zeros(4, int)
     noise = Perturbed.from_data(
-        apply, {"w": jnp.ones(())}, x, y, scales=[0.5], draws=2000, batch_size=1
+        {"w": jnp.ones(())}, x, y, apply=apply, scales=[0.5], draws=2000, batch_size=1
     )
     assert float(noise.errors.mean()) == pytest.approx(0.02275, abs=0.012)  # Phi(-2)
     # Taken for a variance, 0.5 would mean s = 0.71 and Phi(-1.41) = 0.079.

@@ -66,7 +66,7 @@ def test_rescaling_leaves_the_bounds_of_hidden_norms_unchanged_when_the_data_are
     }
     values = []
     for params in (PARAMS, scaled):
-        sample = Sample.from_data(STRUCTURE, networks.apply, params, x, y)
+        sample = Sample.from_data(STRUCTURE, params, x, y, apply=networks.apply)
         measured = measure(STRUCTURE, params)
         values.append([
             float(bounds.conv_norm(measured, sample, gamma=1.0).value),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.bar_chart import bar_chart
-from rankjax.bounds import Table, compare, rank_sparse
+from rankjax.bounds import Inapplicable, Table, all_bounds, compare, one_inf, rank_sparse
 from rankjax.network import Perturbed, Sample, measure
 from rankjax.report import markdown_table
 from tests.bounds import networks
@@ -21,14 +21,14 @@ Y = np.asarray(jnp.argmax(networks.apply(PARAMS, X), -1))
 
 @pytest.fixture(scope="module")
 def table():
-    return compare(STRUCTURE, PARAMS, x=X, y=Y, apply=networks.apply)
+    return compare(STRUCTURE, PARAMS, X, Y, apply=networks.apply)
 
 
 def test_every_bound_is_there_from_data(table):
     assert len(table.results) == 23
     assert table.left_out == ()
     assert table.n == 60
-    sample = Sample.from_data(STRUCTURE, networks.apply, PARAMS, X, Y)
+    sample = Sample.from_data(STRUCTURE, PARAMS, X, Y, apply=networks.apply)
     assert table.gamma == pytest.approx(float(sample.margin_at(0.01)))
     alone = rank_sparse(measure(STRUCTURE, PARAMS), sample)
     assert float(table["rank_sparse"].value) == pytest.approx(float(alone.value))
@@ -38,16 +38,16 @@ def test_every_bound_is_there_from_data(table):
 
 
 def test_one_measurement_serves_all(monkeypatch):
-    import rankjax.bounds.table as module
+    from rankjax.bounds import _compare as module
 
     calls = []
     monkeypatch.setattr(module, "measure", lambda *a, **k: calls.append(1) or measure(*a, **k))
-    compare(STRUCTURE, PARAMS, Sample.of_size(100), gamma=0.1)
+    compare(STRUCTURE, PARAMS, sample=Sample.of_size(100), gamma=0.1)
     assert calls == [1]
 
 
 def test_what_is_missing_is_left_out_with_a_reason():
-    table = compare(STRUCTURE, PARAMS, Sample.of_size(100), gamma=0.1)
+    table = compare(STRUCTURE, PARAMS, sample=Sample.of_size(100), gamma=0.1)
     reasons = dict(table.left_out)
     assert set(reasons) >= {"rank_sparse_augmented", "one_inf", "compression", "conv_norm"}
     assert "cushions" in reasons["compression"]
@@ -58,17 +58,31 @@ def test_what_is_missing_is_left_out_with_a_reason():
 def test_a_wrong_dtype_or_option_is_not_left_out_silently():
     sample = Sample.of_size(100)
     with pytest.raises(ValueError, match="gamma: got -1"):
-        compare(STRUCTURE, PARAMS, sample, gamma=-1.0)
+        compare(STRUCTURE, PARAMS, sample=sample, gamma=-1.0)
     with pytest.raises(ValueError, match="delta"):
-        compare(STRUCTURE, PARAMS, sample, gamma=1.0, delta=2.0)
-    with pytest.raises(ValueError, match="either a sample or data"):
+        compare(STRUCTURE, PARAMS, sample=sample, gamma=1.0, delta=2.0)
+    with pytest.raises(ValueError, match=r"either data .* or a sample"):
         compare(STRUCTURE, PARAMS)
-    with pytest.raises(ValueError, match="either a sample or data"):
-        compare(STRUCTURE, PARAMS, sample, x=X)
+    with pytest.raises(ValueError, match=r"either data .* or a sample"):
+        compare(STRUCTURE, PARAMS, sample=sample, x=X)
     with pytest.raises(ValueError, match="y and apply"):
         compare(STRUCTURE, PARAMS, x=X)
     with pytest.raises(ValueError, match="reference"):
-        compare(STRUCTURE, PARAMS, sample, gamma=1.0, reference={"a": {"kernel": jnp.ones((3, 5))}})
+        compare(
+            STRUCTURE,
+            PARAMS,
+            sample=sample,
+            gamma=1.0,
+            reference={"a": {"kernel": jnp.ones((3, 5))}},
+        )
+
+
+def test_only_what_is_missing_is_left_out():
+    measured = measure(STRUCTURE, PARAMS)
+    with pytest.raises(ValueError, match="delta: got 2"):
+        all_bounds(measured, Sample.of_size(100), gamma=0.1, delta=2.0)
+    with pytest.raises(Inapplicable, match="sample: dimension is unknown"):
+        one_inf(measured, Sample.of_size(100, inf_radius=1.0), gamma=0.1)
 
 
 def test_sorting(table):
@@ -101,7 +115,9 @@ def test_json_round_trip(table):
     rows = {(b["bound"], b["kind"]): b for b in document["bounds"]}
     assert rows["spectral", "dominant"]["value"] == float(table["spectral"].value)
     assert len(rows["spectral", "dominant"]["per_layer"]) == 3
-    huge = compare(STRUCTURE, jax.tree.map(lambda a: 1e200 * a, PARAMS), Sample.of_size(9), gamma=1)
+    huge = compare(
+        STRUCTURE, jax.tree.map(lambda a: 1e200 * a, PARAMS), sample=Sample.of_size(9), gamma=1
+    )
     assert "inf" in json.dumps(json.loads(huge.to_json()))  # strict JSON all the same
     assert math.isfinite(float(huge["frobenius"].terms["log"]))
 
@@ -119,9 +135,11 @@ def test_chart(table, tmp_path):
 
 
 def test_noise_and_further_results_join_the_table():
-    noise = Perturbed.from_data(networks.apply, PARAMS, X, Y, scales=[0.01, 0.1], draws=3)
+    noise = Perturbed.from_data(PARAMS, X, Y, apply=networks.apply, scales=[0.01, 0.1], draws=3)
     extra = rank_sparse(measure(STRUCTURE, PARAMS), Sample.of_size(60), p=1.0, gamma=1.0)
-    table = compare(STRUCTURE, PARAMS, Sample.of_size(60), gamma=0.1, perturbed=noise, more=[extra])
+    table = compare(
+        STRUCTURE, PARAMS, sample=Sample.of_size(60), gamma=0.1, perturbed=noise, more=[extra]
+    )
     assert isinstance(table, Table)
     assert 0 < float(table["pac_bayes_gaussian"].value) <= 1
     assert table.results[-1] is extra

@@ -47,8 +47,9 @@ NODES, VALUES, TABLE, WALK, ACTS, NETWORK, DISTANCES, CODE, COUNTING, CERT = (
         "counting", "certificate",
     )
 )  # fmt: skip
-GUARANTEE, LENGTHS, KL = (
-    "certificates/_guarantee.py", "certificates/_lengths.py", "bounds/binary_kl.py"
+GUARANTEE, LENGTHS, KL, CONVOLUTION = (
+    "certificates/_guarantee.py", "certificates/_lengths.py", "bounds/_binary_kl.py",
+    "network/_convolution.py",
 )  # fmt: skip
 
 VERIFY, NEIGHBOR, GUARD = (
@@ -501,9 +502,9 @@ MUTANTS = [
         RULES + "::test_operator_norms_of_convolutions",
     ),
     Mutant(
-        DISTANCES,
-        "(w.size - 1) * w.dilation for w in",
-        "0 for w in",
+        CONVOLUTION,
+        "w.extent + (w.size - 1) * w.dilation for w in",
+        "w.extent for w in",
         RULES + "::test_operator_norms_of_convolutions",
     ),
     Mutant(

@@ -371,7 +371,7 @@ def test_without_a_context_explicit_weights_are_measured_eagerly():
     params = {"kernel": normal(0, 6, 4)}
     structure = describe(params)
     placed = place(mesh, params, {"kernel": P("tensor", "fsdp")})
-    sigma = measure(structure, placed).sigma[0][0, 0]
+    sigma = measure(structure, placed)["kernel"].sigma
     np.testing.assert_allclose(sigma, np.linalg.svd(params["kernel"])[1], rtol=1e-9)
     value = schatten_penalty(structure, placed, p=2.0, eps=0.0)
     np.testing.assert_allclose(value, np.sum(params["kernel"] ** 2), rtol=1e-9)

@@ -19,7 +19,7 @@ from examples.certify_demo import certify_demo
 from examples.demo import demo
 from examples.demo_training import QUICK, run_demo
 from rankjax.certificates import Certificate
-from rankjax.network.paths import paths_and_leaves
+from rankjax.network.internal import paths_and_leaves
 from rankjax.report.cli import app
 
 ROOT = Path(__file__).parents[2]

@@ -163,7 +163,7 @@ def test_batched_weights_axes_and_half_precision():
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(ValueError, match="weight must be >= 0"):
+    with pytest.raises(ValueError, match=r"weight: got .*, must be >= 0"):
         rm.prox_schatten(jnp.eye(2), p=1.0, weight=-1.0)
-    with pytest.raises(ValueError, match="method must be one of"):
+    with pytest.raises(ValueError, match=r"method: got .*, must be one of"):
         rm.prox_schatten(jnp.eye(2), p=1.0, weight=1.0, method="gram")

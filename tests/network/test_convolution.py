@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.test_util import check_grads
 
-from rankjax.network import describe
-from rankjax.network.tracing import interpret
+from rankjax.network import describe, measure
+from rankjax.network.internal import interpret
 
 CASES = [
     # size, kernel, stride, padding, dilation, input dilation
@@ -41,7 +42,7 @@ def test_gather_norm_is_the_norm_of_the_patch_operator(case):
     params = {"kernel": jnp.ones((kernel, kernel, 1, 1))}
     apply = network(case)
     structure = describe(params, apply=apply, example=jnp.zeros((1, size, size, 1)))
-    geometry = structure.spec[0].convolution
+    geometry = structure.layers[0].convolution
 
     def gather(x):
         # All taps as separate output channels: this is P itself.
@@ -77,6 +78,48 @@ def test_a_norm_of_the_whole_layer_never_exceeds_the_bound():
     structure = describe(params, apply=apply, example=jnp.zeros((1, 7, 7, 2)))
     jacobian = jax.jacobian(lambda x: apply(params, x.reshape(1, 7, 7, 2)).ravel())(jnp.zeros(98))
     operator = np.linalg.norm(jacobian, 2)
-    kernel = np.linalg.norm(structure.layers(params)[0][0, 0], 2)
-    bound = structure.spec[0].gather_norm * kernel
+    kernel = np.linalg.norm(structure.matrices(params)[0][0, 0], 2)
+    bound = structure.layers[0].gather_norm * kernel
     assert kernel < operator <= bound  # the reshaped kernel's norm is not the operator's
+
+
+@pytest.mark.parametrize(("case", "groups"), [*((c, 1) for c in CASES), (CASES[0], 2)])
+def test_the_measured_operator_norm_lies_between_the_exact_one_and_the_product(case, groups):
+    """All strides, paddings and dilations: the torus is never too small."""
+    size, width = case[:2]
+    # A wave between the frequencies of a torus of the size of the image: that one is too small.
+    places = np.arange(width)
+    wave = np.cos(2.7473 * places[:, None] + 3.047 * places + 0.3909)
+    channels = jax.random.normal(jax.random.key(2), (4 // groups, 4))
+    kernel = jnp.asarray(wave[..., None, None] * np.asarray(channels))
+    params, apply = {"kernel": kernel}, network(case, groups)
+    structure = describe(params, apply=apply, example=jnp.zeros((1, size, size, 4)))
+    measured = measure(structure, params)["kernel"]
+    inputs = jnp.zeros(size * size * 4)
+    matrix = jax.jacobian(lambda x: apply(params, x.reshape(1, size, size, 4)).ravel())(inputs)
+    exact = np.linalg.norm(matrix, 2)
+    product = structure.layers[0].gather_norm * measured.spectral_norm
+    assert exact * (1 - 1e-12) <= measured.operator_norm <= product * (1 + 1e-12)
+
+
+def test_the_torus_beats_the_product_where_it_is_cheap_and_is_differentiable():
+    apply = network(CASES[0])
+
+    def norm(kernel, size=7):
+        example = jax.ShapeDtypeStruct((1, size, size, 2), jnp.float64)
+        structure = describe({"kernel": kernel}, apply=apply, example=example)
+        return measure(structure, {"kernel": kernel}).operator_norm[0]
+
+    kernel = jax.random.normal(jax.random.key(3), (3, 3, 2, 4))
+    product = 3 * jnp.linalg.norm(kernel.reshape(-1, 4), 2)
+    assert norm(kernel) < 0.99 * product
+    check_grads(norm, (kernel,), order=1, modes=("fwd", "rev"), rtol=1e-5)
+    assert norm(kernel, size=300) == pytest.approx(float(product))  # too many points
+
+
+def test_the_order_of_axes_given_by_hand_does_not_change_the_operator():
+    apply, example = network(CASES[0]), jnp.zeros((1, 7, 7, 3))
+    params = {"kernel": jax.random.normal(jax.random.key(4), (3, 3, 3, 4))}
+    traced = describe(params, apply=apply, example=example)
+    given = describe(params, apply=apply, example=example, axes={"kernel": ((3,), (2, 0, 1))})
+    assert given == traced

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from rankjax.network import View, describe
-from rankjax.network.paths import paths_and_leaves
+from rankjax.network.internal import paths_and_leaves
 from tests.network.models import equinox_network, linen_network, nnx_network
 
 IMAGES = jax.ShapeDtypeStruct((5, 8, 8, 1), jnp.float32)
@@ -25,10 +25,10 @@ def test_nnx_layers_come_in_order_of_use_with_their_geometry():
         "attention/out/kernel",
         "head/kernel",
     )
-    shapes = [layer.matrix_shape for layer in structure.spec]
+    shapes = [layer.matrix_shape for layer in structure.layers]
     assert shapes == [(4, 9), (8, 4), (8, 8), (8, 8), (8, 8), (8, 8), (3, 8)]
-    assert [layer.positions for layer in structure.spec] == [16, 4, 4, 4, 4, 4, 1]
-    reasons = {leaf.path: leaf.why for leaf in structure.left_out}
+    assert [layer.positions for layer in structure.layers] == [16, 4, 4, 4, 4, 4, 1]
+    reasons = {leaf.path: leaf.text for leaf in structure.left_out}
     assert reasons["conv/bias"] == "added to the data: a bias"
     assert reasons["norm/scale"] == "multiplies the data entry by entry: a scale"
 
@@ -36,10 +36,10 @@ def test_nnx_layers_come_in_order_of_use_with_their_geometry():
 def test_names_alone_find_the_same_matrices():
     _, params = nnx_network()
     by_name = describe(params)
-    views = {layer.path: layer.view for layer in by_name.spec}
+    views = {layer.path: layer.view for layer in by_name.layers}
     assert views["attention/query/kernel"] == View(out=(1, 2), in_=(0,))
     assert views["attention/out/kernel"] == View(out=(2,), in_=(0, 1))
-    positions = {layer.path: layer.positions for layer in by_name.spec}
+    positions = {layer.path: layer.positions for layer in by_name.layers}
     assert positions["conv/kernel"] is None  # a tree does not tell how large the images are
     assert positions["head/kernel"] == 1
 
@@ -47,8 +47,8 @@ def test_names_alone_find_the_same_matrices():
 def test_a_pure_dictionary_of_an_nnx_state_fits_the_structure_of_the_state():
     _, params = nnx_network()
     structure = describe(params)
-    from_state = structure.layers(params)
-    from_dict = structure.layers(nnx.to_pure_dict(params))
+    from_state = structure.matrices(params)
+    from_dict = structure.matrices(nnx.to_pure_dict(params))
     for a, b in zip(from_state, from_dict, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -63,18 +63,18 @@ def test_linen_scan_is_a_stack_of_layers():
         "params/blocks/Dense_0/kernel[2]",
         "params/Dense_1/kernel",
     )
-    stack = structure.layers(params)[1]
+    stack = structure.matrices(params)[1]
     assert stack.shape == (3, 1, 6, 6)
     kernel = params["params"]["blocks"]["Dense_0"]["kernel"]
     np.testing.assert_array_equal(stack[1, 0], kernel[1].T)
-    assert [layer.uses for layer in structure.spec] == [1, 1, 1]
+    assert [layer.uses for layer in structure.layers] == [1, 1, 1]
 
 
 def test_a_stacked_kernel_without_apply_is_reported_and_not_guessed():
     _, params = linen_network()
     structure = describe(params)
     assert structure.names == ("params/Dense_0/kernel", "params/Dense_1/kernel")
-    why = {leaf.path: leaf.why for leaf in structure.left_out}
+    why = {leaf.path: leaf.text for leaf in structure.left_out}
     assert "pass apply= and example=, or axes=" in why["params/blocks/Dense_0/kernel"]
     view = View(out=(2,), in_=(1,), stacked=(0,))
     given = describe(params, axes={"params/blocks/Dense_0/kernel": view})
@@ -85,10 +85,10 @@ def test_equinox_weights_are_out_in():
     apply, model = equinox_network()
     for structure in (describe(model), describe(model, apply=apply, example=VECTORS)):
         assert structure.names == ("layers/0/weight", "layers/1/weight", "layers/2/weight")
-        first = structure.layers(model)[0]
+        first = structure.matrices(model)[0]
         np.testing.assert_array_equal(first[0, 0], model.layers[0].weight)
     arrays = eqx.filter(model, eqx.is_array)
-    assert len(structure.layers(arrays)) == 3
+    assert len(structure.matrices(arrays)) == 3
 
 
 def test_products_with_transposed_tied_and_batched_weights():
@@ -107,7 +107,7 @@ def test_products_with_transposed_tied_and_batched_weights():
         return h @ p["table"].T
 
     structure = describe(params, apply=apply, example=jax.ShapeDtypeStruct((1, 6), jnp.int32))
-    spec = {layer.path: layer for layer in structure.spec}
+    spec = {layer.path: layer for layer in structure.layers}
     assert list(spec) == ["w", "experts", "table"]
     assert spec["w"].matrix_shape == (3, 4)
     assert (spec["w"].uses, spec["w"].positions) == (2, 12)
@@ -115,7 +115,7 @@ def test_products_with_transposed_tied_and_batched_weights():
     assert spec["table"].matrix_shape == (9, 4)
     (left,) = structure.left_out
     assert left.path == "gain"
-    assert "exp" in left.why
+    assert "exp" in left.text
 
 
 def test_groups_are_matrices_side_by_side_and_depthwise_is_left_out():
@@ -130,9 +130,9 @@ def test_groups_are_matrices_side_by_side_and_depthwise_is_left_out():
     params = {"grouped": jnp.ones((3, 3, 2, 8)), "depthwise": jnp.ones((3, 3, 1, 8))}
     params["grouped"] = jax.random.normal(jax.random.key(0), (3, 3, 2, 8))
     structure = describe(params, apply=apply, example=jnp.zeros((1, 6, 6, 4)))
-    (layer,) = structure.spec
+    (layer,) = structure.layers
     assert (layer.parallel, layer.matrix_shape, layer.positions) == (2, (4, 18), 36)
-    blocks = structure.layers(params)[0]
+    blocks = structure.matrices(params)[0]
     expected = params["grouped"][..., 4:].transpose(3, 0, 1, 2).reshape(4, 18)
     np.testing.assert_array_equal(blocks[0, 1], expected)
     assert structure.left_out[0].path == "depthwise"
@@ -143,10 +143,10 @@ def test_replace_undoes_layers_and_leaves_the_rest_alone(network):
     apply, params = network()
     example = IMAGES if network is nnx_network else VECTORS
     structure = describe(params, apply=apply, example=example)
-    doubled = structure.replace(params, [2 * m for m in structure.layers(params)])
-    for before, after in zip(structure.layers(params), structure.layers(doubled), strict=True):
+    doubled = structure.replace(params, [2 * m for m in structure.matrices(params)])
+    for before, after in zip(structure.matrices(params), structure.matrices(doubled), strict=True):
         np.testing.assert_array_equal(2 * before, after)
-    included = {layer.path for layer in structure.spec}
+    included = {layer.path for layer in structure.layers}
 
     for (path, a), (_, b) in zip(paths_and_leaves(params), paths_and_leaves(doubled), strict=True):
         if path not in included and hasattr(a, "shape"):
@@ -164,7 +164,7 @@ def test_structure_is_static_and_its_layers_are_traceable():
     @jax.jit
     def total(p):
         count.append(1)
-        return sum(jnp.sum(m**2) for m in a.layers(p))
+        return sum(jnp.sum(m**2) for m in a.matrices(p))
 
     gradient = jax.grad(total)(params)
     total(jax.tree.map(lambda w: w + 1, params))
@@ -183,7 +183,7 @@ def test_masks():
     assert describe(params, mask=tree).names == by_predicate.names
     prefix = {"params": {"Dense_0": True, "Dense_1": False, "blocks": False}}
     assert describe(params, mask=prefix).names == ("params/Dense_0/kernel",)
-    assert "by the mask" in {leaf.why for leaf in by_predicate.left_out}
+    assert "by the mask" in {leaf.text for leaf in by_predicate.left_out}
     assert describe(params, mask=lambda path, leaf: True) == everything
 
 
@@ -198,8 +198,8 @@ def test_a_callable_tree_of_bools_is_a_mask_and_not_a_predicate():
 def test_lipschitz_constants():
     _, model = equinox_network()
     structure = describe(model, lipschitz={"layers/0/weight": 1.5})
-    assert [layer.lipschitz for layer in structure.spec] == [1.5, 1.0, 1.0]
-    assert {layer.lipschitz for layer in describe(model, lipschitz=2).spec} == {2.0}
+    assert [layer.lipschitz for layer in structure.layers] == [1.5, 1.0, 1.0]
+    assert {layer.lipschitz for layer in describe(model, lipschitz=2).layers} == {2.0}
 
 
 def test_printing_says_what_is_left_out_and_why():
@@ -240,6 +240,6 @@ def test_bad_input_is_named(params, arguments, message):
 def test_trees_that_do_not_fit_are_named():
     structure = describe(KERNEL)
     with pytest.raises(ValueError, match=r"params has no leaf 'kernel'; it holds \['other'\]"):
-        structure.layers({"other": jnp.ones((2, 3))})
+        structure.matrices({"other": jnp.ones((2, 3))})
     with pytest.raises(ValueError, match=r"shape \(3, 2\); this structure expects \(2, 3\)"):
-        structure.layers({"kernel": jnp.ones((3, 2))})
+        structure.matrices({"kernel": jnp.ones((3, 2))})

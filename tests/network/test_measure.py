@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from rankjax.network import describe, measure
+from rankjax.network import View, describe, measure
 from tests.network.models import linen_network, nnx_network
 
 
@@ -55,10 +55,41 @@ def test_a_convolution_is_measured_as_an_operator_and_as_a_kernel():
     example = jnp.zeros((1, 8, 8, 1), jnp.float32)
     structure = describe(params, apply=apply, example=example)
     measured = measure(structure, params)
-    factor = structure.spec[0].convolution.gather_norm
+    factor = structure.layers[0].convolution.gather_norm
     assert factor == 2.0  # windows of 3 at stride 2: a pixel is in up to 2 x 2 of them
-    assert measured.operator_norm[0] == pytest.approx(2 * measured.spectral_norm[0])
+    assert measured.spectral_norm[0] < measured.operator_norm[0] < 2 * measured.spectral_norm[0]
     assert measured.operator_norm[1] == pytest.approx(measured.spectral_norm[1])
+
+
+def test_a_layer_has_its_measurements_by_name():
+    apply, params = linen_network()
+    structure = describe(params, apply=apply, example=jnp.zeros((1, 5), jnp.float32))
+    reference = jax.tree.map(lambda w: w / 3, params)
+    measured = measure(structure, params, reference=reference)
+    for i, name in enumerate(structure.names):
+        one = measured[name]
+        assert one.name == name
+        assert one.sigma.shape == (min(one.layer.matrix_shape),)
+        np.testing.assert_allclose(one.sigma_moved, 2 / 3 * one.sigma, atol=1e-6)
+        for key in ("spectral_norm", "operator_norm", "frobenius_norm", "frobenius_norm_moved"):
+            np.testing.assert_allclose(getattr(one, key), getattr(measured, key)[i], rtol=1e-6)
+    kernels = params["params"]["blocks"]["Dense_0"]["kernel"]
+    last = measured["params/blocks/Dense_0/kernel[2]"]
+    np.testing.assert_allclose(last.sigma, np.linalg.svd(kernels[2])[1], rtol=1e-5)
+    np.testing.assert_allclose(last.one_inf, np.abs(kernels[2]).sum(0).max(), rtol=1e-6)
+    rows = 2 / 3 * np.linalg.norm(kernels[2], axis=0).sum()
+    np.testing.assert_allclose(last.row_norms_moved, rows, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"name: got 'params/blocks/Dense_0/kernel', must be one"):
+        measured["params/blocks/Dense_0/kernel"]
+
+
+def test_matrices_side_by_side_are_measured_together():
+    params = {"experts": jax.random.normal(jax.random.key(0), (2, 3, 4))}
+    view = View(out=(2,), in_=(1,), parallel=(0,))
+    one = measure(describe(params, axes={"experts": view}), params)["experts"]
+    np.testing.assert_allclose(one.sigma, np.linalg.svd(params["experts"])[1])
+    np.testing.assert_allclose(one.spectral_norm, one.sigma.max())
+    np.testing.assert_allclose(one.frobenius_norm, np.linalg.norm(params["experts"]))
 
 
 def test_stacks_and_sizes_of_the_arrays():
@@ -120,7 +151,7 @@ def test_a_reference_that_does_not_fit_is_named():
         measure(structure, params, reference={**params, "a": {"kernel": jnp.ones((2, 2))}})
     with pytest.raises(ValueError, match="reference does not fit: params has no leaf 'b/kernel'"):
         measure(structure, params, reference={"a": params["a"]})
-    with pytest.raises(ValueError, match="method must be one of"):
+    with pytest.raises(ValueError, match=r"method: got .*, must be one of"):
         measure(structure, params, method="qr")
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rankjax.network import Sample, describe
-from rankjax.network.sample import positive_margin
+from rankjax.network.internal import positive_margin
 from tests.network.models import equinox_network, linen_network, nnx_network
 
 W1 = jnp.asarray([[1.0, -2.0], [0.5, 1.0], [0.0, 3.0]])
@@ -23,7 +23,7 @@ STRUCTURE = describe(PARAMS, apply=two_layers, example=X)
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
 def test_one_pass_against_numpy(batch_size):
-    sample = Sample.from_data(STRUCTURE, two_layers, PARAMS, X, Y, batch_size=batch_size)
+    sample = Sample.from_data(STRUCTURE, PARAMS, X, Y, apply=two_layers, batch_size=batch_size)
     hidden = np.maximum(X @ np.asarray(W1).T, 0)
     logits = hidden @ np.asarray(W2).T
     margins = [f[y] - max(np.delete(f, y)) for f, y in zip(logits, Y, strict=True)]
@@ -32,7 +32,6 @@ def test_one_pass_against_numpy(batch_size):
     np.testing.assert_allclose(sample.frobenius, np.linalg.norm(X))
     inputs = np.stack([np.linalg.norm(X, axis=1), np.linalg.norm(hidden, axis=1)])
     np.testing.assert_allclose(sample.patch_norms, inputs)
-    np.testing.assert_allclose(sample.gather_norms, inputs)
     assert sample.n == 5
     np.testing.assert_allclose(sample.error(), np.mean(np.asarray(margins) <= 0))
 
@@ -41,22 +40,22 @@ def test_patches_of_a_convolution_and_tokens_of_attention():
     apply, params = nnx_network()
     x = np.random.default_rng(0).normal(size=(3, 8, 8, 1)).astype(np.float32)
     structure = describe(params, apply=apply, example=x)
-    sample = Sample.from_data(structure, apply, params, x, np.asarray([0, 1, 2]), batch_size=2)
+    sample = Sample.from_data(
+        structure, params, x, np.asarray([0, 1, 2]), apply=apply, batch_size=2
+    )
     assert sample.patch_norms.shape == (7, 3)
     patches = jax.lax.conv_general_dilated_patches(
         x, (3, 3), (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     squares = np.sum(np.square(patches), axis=-1).reshape(3, -1)
     np.testing.assert_allclose(sample.patch_norms[0], np.sqrt(squares.max(1)), rtol=1e-5)
-    np.testing.assert_allclose(sample.gather_norms[0], np.sqrt(squares.sum(1)), rtol=1e-5)
-    assert np.all(sample.patch_norms <= sample.gather_norms * (1 + 1e-6))
 
 
 def test_the_members_of_a_stack_have_their_own_norms():
     apply, params = linen_network()
     x = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
     structure = describe(params, apply=apply, example=x)
-    sample = Sample.from_data(structure, apply, params, x, np.asarray([0, 1, 2, 3]))
+    sample = Sample.from_data(structure, params, x, np.asarray([0, 1, 2, 3]), apply=apply)
     p = jax.tree.map(np.asarray, params["params"])
     h = np.maximum(x @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"], 0)
     expected = [np.linalg.norm(x, axis=1)]
@@ -104,13 +103,13 @@ def test_the_pass_compiles_once():
     described = len(count)
     for scale in (1.0, 2.0):
         params = jax.tree.map(lambda w, scale=scale: scale * w, PARAMS)
-        Sample.from_data(structure, apply, params, X, Y, batch_size=2)
+        Sample.from_data(structure, params, X, Y, apply=apply, batch_size=2)
     assert len(count) == described + 1
 
 
 def test_nan_weights_show():
     params = {"first": {"weight": W1 * jnp.nan}, "last": {"weight": W2}}
-    sample = Sample.from_data(STRUCTURE, two_layers, params, X, Y)
+    sample = Sample.from_data(STRUCTURE, params, X, Y, apply=two_layers)
     assert np.isnan(sample.margins).all()
     with pytest.raises(ValueError, match="got nan"):
         sample.margin_at(0.01)
@@ -129,7 +128,7 @@ def test_nan_weights_show():
 )
 def test_bad_data_is_named(x, y, message):
     with pytest.raises(ValueError, match=message):
-        Sample.from_data(STRUCTURE, two_layers, PARAMS, x, y)
+        Sample.from_data(STRUCTURE, PARAMS, x, y, apply=two_layers)
 
 
 def test_outputs_that_are_no_logits_are_named():
@@ -137,19 +136,19 @@ def test_outputs_that_are_no_logits_are_named():
         return two_layers(p, x)[:, :1]
 
     with pytest.raises(ValueError, match=r"apply: got outputs of shape \(1, 1\)"):
-        Sample.from_data(STRUCTURE, scalar, PARAMS, X, Y)
+        Sample.from_data(STRUCTURE, PARAMS, X, Y, apply=scalar)
 
     def other(p, x):
         return x @ p["first"]["weight"].T
 
     with pytest.raises(ValueError, match="apply never multiplies 'last/weight'"):
-        Sample.from_data(STRUCTURE, other, PARAMS, X, Y)
+        Sample.from_data(STRUCTURE, PARAMS, X, Y, apply=other)
 
 
 def test_modules_with_functions_and_flags_as_leaves():
     apply, model = equinox_network()  # its activation function is a leaf of the tree
     x = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
     structure = describe(model, apply=apply, example=x)
-    sample = Sample.from_data(structure, apply, model, x, np.asarray([0, 1, 2, 0]))
+    sample = Sample.from_data(structure, model, x, np.asarray([0, 1, 2, 0]), apply=apply)
     hidden = jax.vmap(lambda x: jax.nn.relu(model.layers[0](x)))(x)
     np.testing.assert_allclose(sample.patch_norms[1], np.linalg.norm(hidden, axis=1), rtol=1e-5)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rankjax.network.tracing import interpret
+from rankjax.network.internal import interpret
 from tests.network.models import equinox_network, linen_network, nnx_network
 
 
@@ -53,7 +53,7 @@ def test_weights_inside_control_flow_are_run_but_not_taken_for_layers():
 
     trace = interpret(apply, 2 * jnp.eye(2), jnp.ones((1, 2)))
     assert trace.uses == []
-    assert trace.other == {0: "while"}
+    assert trace.other == {0: ("while",)}
     np.testing.assert_allclose(trace.output, 4 * jnp.ones((1, 2)))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from rankjax.network.paths import paths_and_leaves
+from rankjax.network.internal import paths_and_leaves
 from rankjax.report import CheckpointError, load
 from tests.report.checkpoints import WRITERS, flat, save_orbax, weights
 
@@ -127,6 +127,6 @@ def test_members_that_are_no_arrays_are_named(tmp_path):
              half=np.ones(2, ml_dtypes.bfloat16))  # fmt: skip
     found = load(path)
     assert set(found.tree) == {"kernel"}
-    whys = {leaf.path: leaf.why for leaf in found.unread}
+    whys = {leaf.path: leaf.text for leaf in found.unread}
     assert "only a pickle" in whys["note"]
     assert "bfloat16 is lost" in whys["half"]

@@ -68,8 +68,8 @@ def test_reference_layout_and_embeddings(tmp_path):
         (["cut.npz"], "is truncated or no archive"),
         (["bad.safetensors"], "no safetensors file: "),
         (["w.pkl"], "looks like a pickle"),
-        (["w.npz", "--p", "0"], "p must be > 0, got 0"),
-        (["w.npz", "--p", "nan"], "p must be > 0, got nan"),
+        (["w.npz", "--p", "0"], "p: got 0.0, must be > 0"),
+        (["w.npz", "--p", "nan"], "p: got nan, must be > 0"),
         (["w.npz", "--reference", "cut.npz"], "is truncated or no archive"),
         (["w.npz", "--html", "no/such/folder/x.html"], "No such file or directory"),
     ],
@@ -142,7 +142,7 @@ def test_compare_is_the_table_of_the_library(network, tmp_path):
 
     params = {key: tree[key] for key in ("Dense_0", "Dense_1")}
     structure = describe(params, apply=my_network.apply, example=x[:1])
-    table = compare(structure, params, x=x, y=y, apply=my_network.apply)
+    table = compare(structure, params, x, y, apply=my_network.apply)
     expected = json.loads(table.to_json())
     same_bounds(json.loads(result.stdout), expected, 1e-5)
     # As a process of its own, with the ordinary promotion of dtypes, and from words.

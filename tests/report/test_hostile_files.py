@@ -121,7 +121,7 @@ def test_an_unknown_dtype_is_left_out_and_arrays_are_where_the_header_says(tmp_p
               "none": entry((0, 3), (16, 16)), "__metadata__": {"a": "b"}}  # fmt: skip
     data = bytes(16) + np.arange(4, dtype=np.float32).tobytes()
     found = load(safetensors_file(tmp_path / "w.safetensors", header, data))
-    assert [leaf.why for leaf in found.unread] == ["dtype 'F8_E8M0' is not read"]
+    assert [leaf.text for leaf in found.unread] == ["dtype 'F8_E8M0' is not read"]
     np.testing.assert_array_equal(found.tree["b"], [[0, 1, 2, 3]])
     assert found.tree["none"].shape == (0, 3)
 

@@ -86,7 +86,7 @@ def test_every_part_is_there(evil_page):
     # 15 spectra, all together, 5 ranks, and the bars of the bounds.
     assert page.tags.count("svg") == 15 + 1 + 5 + 1
     text = " ".join(page.words)
-    for words in ("Not finite", "not recognised by its name", "rank_sparse", "layer.11"):
+    for words in ("Not finite", "not recognized by its name", "rank_sparse", "layer.11"):
         assert words in text.replace("layer. 11", "layer.11")
     numbers = [value for _, name, value in page.attributes
                if name in {"points", "cx", "cy", "x1", "y1", "width", "viewbox"}]  # fmt: skip

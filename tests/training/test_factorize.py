@@ -39,7 +39,7 @@ def test_best_approximation_of_each_kind_of_leaf(name):
     small = factorize(structure, params, 2)
     assert isinstance(small[name], Factors)
     dense = densify(structure, small)
-    layer = structure.spec[0]
+    layer = structure.layers[0]
     found, given = (np.asarray(layer.matrix(p[name])) for p in (dense, params))
     np.testing.assert_allclose(found, best(given, 2), atol=1e-12)
     saved = effective_params(structure, params, ranks=2)
@@ -67,7 +67,7 @@ def test_a_flax_kernel_and_convolutions_are_applied_factor_by_factor():
         params = {"conv": {"kernel": kernel}}
         apply = lambda p, x, g=groups: conv(x, p["conv"]["kernel"], g)  # noqa: E731
         structure = describe(params, apply=apply, example=image)
-        assert structure.spec[0].groups == groups
+        assert structure.layers[0].groups == groups
         small = factorize(structure, params, 2)
         right, left = small["conv"]["kernel"].right, small["conv"]["kernel"].left
         two = conv(conv(image, right, groups), left[None, None], groups)
@@ -81,12 +81,12 @@ def test_trees_of_each_framework_still_run_and_train(network):
     shape = (2, 9, 9, 1) if network is nnx_network else (2, 5)
     x = jnp.asarray(leaf(shape), jnp.float32)
     structure = describe(params, apply=apply, example=x)
-    ranks = {layer.path: 1 for layer in structure.spec}
+    ranks = {layer.path: 1 for layer in structure.layers}
     small = factorize(structure, params, ranks)
     dense = densify(structure, small)
     assert jax.tree.structure(dense) == jax.tree.structure(params)
     assert np.isfinite(apply(dense, x)).all()
-    for matrix in structure.layers(dense):
+    for matrix in structure.matrices(dense):
         s = np.linalg.svd(np.asarray(matrix), compute_uv=False)
         assert (s[..., 1:] <= 1e-5 * s[..., :1]).all()
     arrays = [a for a in jax.tree.leaves(small) if hasattr(a, "shape")]

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rankjax.bounds.binary_kl import kl_inverse
+from rankjax.bounds import kl_inverse
 from rankjax.certificates.file._checks import check_count, check_delta, check_number
 from rankjax.certificates.file._errors import Apply, ErrorCounter
 from rankjax.certificates.file._format import (
@@ -25,8 +25,8 @@ from rankjax.certificates.file._format import (
 from rankjax.certificates.file._initial import initial_latents
 from rankjax.certificates.file._network import CompressedNetwork
 from rankjax.certificates.file._training import Latent, Schedule, train
-from rankjax.network.paths import split_arrays
-from rankjax.network.structure import Structure
+from rankjax.network import Structure
+from rankjax.network.internal import split_arrays
 
 
 def compress(

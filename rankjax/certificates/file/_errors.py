@@ -12,13 +12,14 @@ from jax import Array
 
 from rankjax._jax_internals import as_function
 from rankjax.certificates._held import afresh, held_by
-from rankjax.network.paths import Skeleton, split_arrays
-from rankjax.network.sample import (
+from rankjax.network.internal import (
+    Skeleton,
     batches,
     check_labels,
     logits_of_one,
     margin_of,
     number_of_examples,
+    split_arrays,
 )
 
 Apply = Callable[[Any, Any], Any]

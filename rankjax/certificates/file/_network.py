@@ -24,8 +24,8 @@ from rankjax.certificates.file._format import (
     slots_of,
     unpack,
 )
-from rankjax.network.paths import Skeleton, split_arrays
-from rankjax.network.structure import Structure
+from rankjax.network import Structure
+from rankjax.network.internal import Skeleton, split_arrays
 
 ASSUMPTIONS = (
     "the examples are independent draws from one distribution, and new ones come from it",

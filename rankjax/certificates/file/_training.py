@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rankjax.bounds.binary_kl import kl_inverse
+from rankjax.bounds import kl_inverse
 from rankjax.certificates.file._checks import check_count, check_number
 from rankjax.certificates.file._format import Slot, StoredArray
 from rankjax.certificates.file._quantizer import STEPS_PER_OCTAVE, rate, round_through

@@ -15,8 +15,8 @@ from rankjax.certificates.theorem._guard import guard as run_guard
 from rankjax.certificates.theorem._neighbor import Problem
 from rankjax.certificates.theorem._network import Observed
 from rankjax.certificates.theorem._search import search
-from rankjax.network.sample import number_of_examples
-from rankjax.network.structure import Structure
+from rankjax.network import Structure
+from rankjax.network.internal import number_of_examples
 
 _REFINED_ON = 12000  # examples on which neighbors are compared
 

@@ -115,17 +115,15 @@ def operator_norm(gain: Gain, vector: np.ndarray) -> float:
     """An upper bound of the norm of a coded operator.
 
     For a convolution the smaller of two: the norm of the operator that gathers patches times that
-    of the kernel as a matrix; and the largest transfer matrix on a torus so large that the
-    zero-padded convolution is the circular one between two coordinate projections.
+    of the kernel as a matrix; and the largest transfer matrix on a torus, see
+    ``Convolution.torus``.
     """
     matrices = matrix_of(gain.entries, vector)
     bound = gain.gather * largest_spectral_norm(matrices) * ROOM
     geometry = gain.convolution
     if geometry is None or bound == 0:
         return bound
-    torus = [
-        (w.inputs - 1) * w.input_dilation + 1 + (w.size - 1) * w.dilation for w in geometry.windows
-    ]
+    torus = geometry.torus
     groups, outputs, _ = matrices.shape
     channels = matrices.shape[2] // math.prod(gain.window)
     points = math.prod(torus)

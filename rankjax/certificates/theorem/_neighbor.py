@@ -21,7 +21,8 @@ from rankjax.certificates.theorem._distances import (
 )
 from rankjax.certificates.theorem._lattice import LeafCode, grid_step
 from rankjax.certificates.theorem._network import Network
-from rankjax.network.structure import Layer, Structure
+from rankjax.network import Layer, Structure
+from rankjax.network.internal import check_structure
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,9 @@ class Problem:
             ValueError: if ``structure`` is not of this network, if ``reference`` does not fit, and
                 whatever ``Network`` refuses.
         """
-        if not isinstance(structure, Structure):
-            raise ValueError(
-                f"structure: got {type(structure).__name__}, must come from rankjax.describe"
-            )
-        structure.leaves(params)  # before apply meets what it was not made for
+        check_structure(structure, params)  # before apply meets what it was not made for
         network = Network(apply, params, x, activations)
-        layers = check_structure(network, structure, params)
+        layers = _layers_of(network, structure)
         weights = network.leaves.vector(params)
         base = np.zeros_like(weights)
         if reference is not None:
@@ -172,14 +169,13 @@ def weights_of(network: Network, params: Any, name: str) -> np.ndarray:
         raise ValueError(str(error).replace("params", name, 1)) from None
 
 
-def check_structure(network: Network, structure: Structure, params: Any) -> dict[str, Layer]:
+def _layers_of(network: Network, structure: Structure) -> dict[str, Layer]:
     """The layers by path.
 
     Raises:
-        ValueError: if the structure is not one of these parameters and this network.
+        ValueError: if the structure is not one of this network.
     """
-    structure.leaves(params)  # refuses other paths and shapes
-    layers = {layer.path: layer for layer in structure.spec}
+    layers = {layer.path: layer for layer in structure.layers}
     leaves = network.leaves
     for distance in network.distances:
         if distance.kind not in {"spectral", "rows"}:

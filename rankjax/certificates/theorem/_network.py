@@ -27,8 +27,14 @@ from rankjax.certificates.theorem._values import (
     wide,
 )
 from rankjax.certificates.theorem._walk import Reader, refused
-from rankjax.network.paths import paths_and_leaves, split_arrays
-from rankjax.network.sample import batches, check_labels, logits_of_one, number_of_examples
+from rankjax.network.internal import (
+    batches,
+    check_labels,
+    logits_of_one,
+    number_of_examples,
+    paths_and_leaves,
+    split_arrays,
+)
 
 if TYPE_CHECKING:
     from rankjax._jax_internals import ClosedJaxpr
@@ -368,19 +374,19 @@ def _wide(a: np.ndarray) -> np.ndarray:
 
 
 def trace_network(
-    apply: Callable[[Any, Any], Any],
     params: Any,
     x: Any,
     /,
     *,
+    apply: Callable[[Any, Any], Any],
     activations: Mapping[str, float] | None = None,
 ) -> Network:
     """Read the recursion of a network off its forward function.
 
     Args:
-        apply: ``apply(params, x) -> logits (batch, classes)``, in inference mode.
         params: the parameters; only their shapes are used.
         x: a batch; only its shape is used.
+        apply: ``apply(params, x) -> logits (batch, classes)``, in inference mode.
         activations: Lipschitz constants of jitted functions by name, for activations without a
             rule.
 

@@ -39,7 +39,8 @@ from rankjax.certificates.theorem._values import (
     unit_of,
     wide,
 )
-from rankjax.network.convolution import Convolution, Window
+from rankjax.network import Convolution
+from rankjax.network.internal import Window
 
 if TYPE_CHECKING:
     from rankjax._jax_internals import JaxprEqn
@@ -503,7 +504,7 @@ def _convolution(rec, eqn, values, tags, out) -> Tag:
         return Unknown("'conv_general_dilated' with batch groups")
     if isinstance(tags[0], Entries):
         return Unknown("'conv_general_dilated' of weights")
-    geometry = convolution_of(eqn, values, out)
+    geometry = Convolution.of(eqn.params, *map(np.shape, (*values[:2], out)))
     spec = geometry.dimension_numbers.rhs_spec
     window = tuple(np.shape(values[1])[d] for d in spec[2:])
     terms = math.prod(window) * np.shape(values[1])[spec[1]]
@@ -523,23 +524,6 @@ def _convolution(rec, eqn, values, tags, out) -> Tag:
         norm = largest_spectral_norm(kernel_matrices(constant, spec, geometry.groups).index)
         return rec.scale(rec.moved(tags[0]), gather * norm, rounded)
     return _measured(rec, rec.moved(tags[0]), kernel, rounded, gather)
-
-
-def convolution_of(eqn: JaxprEqn, values: Sequence[Any], out: Any) -> Convolution:
-    """The geometry of a convolution."""
-    numbers = eqn.params["dimension_numbers"]
-    windows = tuple(
-        Window(
-            np.shape(values[0])[i], np.shape(out)[o], np.shape(values[1])[k], stride, tuple(pad),
-            dilation, input_dilation,
-        )
-        for i, o, k, stride, pad, dilation, input_dilation in zip(
-            numbers.lhs_spec[2:], numbers.out_spec[2:], numbers.rhs_spec[2:],
-            eqn.params["window_strides"], eqn.params["padding"], eqn.params["rhs_dilation"],
-            eqn.params["lhs_dilation"], strict=True,
-        )
-    )  # fmt: skip
-    return Convolution(windows, eqn.params["feature_group_count"], numbers)
 
 
 def kernel_matrices(tag: Entries, spec: Sequence[int], groups: int) -> Entries:

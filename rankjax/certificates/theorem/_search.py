@@ -10,7 +10,7 @@ from functools import partial
 import jax
 import numpy as np
 
-from rankjax.bounds.binary_kl import kl_inverse
+from rankjax.bounds import kl_inverse
 from rankjax.certificates._lengths import one_of, total
 from rankjax.certificates.theorem._counting import Counter, limits_of
 from rankjax.certificates.theorem._distances import (

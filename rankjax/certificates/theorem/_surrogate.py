@@ -12,14 +12,14 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from rankjax.bounds.binary_kl import kl_inverse
+from rankjax.bounds import kl_inverse
 from rankjax.certificates._guarantee import check_confidence
 from rankjax.certificates.theorem._counting import limits_of
 from rankjax.certificates.theorem._distances import unit
 from rankjax.certificates.theorem._network import Network
 from rankjax.certificates.theorem._values import Distance, Entries
 from rankjax.matrix import spectral_norm
-from rankjax.network.paths import paths_and_leaves
+from rankjax.network.internal import paths_and_leaves
 
 _LARGEST_ERROR = 0.99  # beyond, kl^{-1} is nearly 1 and has no slope to follow
 _SMALL = 1e-7  # relative error
@@ -88,7 +88,7 @@ def surrogate(
         >>> params = {"kernel": jnp.array([[-1.0, 1.0], [0.0, 0.0]])}
         >>> apply = lambda params, x: x @ params["kernel"]
         >>> x, y = jnp.array([[1.0, 0.0], [-1.0, 0.0]]), jnp.array([1, 0])
-        >>> found = surrogate(trace_network(apply, params, x), params, x, y,
+        >>> found = surrogate(trace_network(params, x, apply=apply), params, x, y,
         ...                   precision={"kernel": 4.0}, n=1000)
         >>> round(float(found.nats), 2), round(float(found.value), 4)
         (14.53, 0.019)

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from rankjax.certificates.theorem._nodes import ROOM, Node, evaluate, root
-from rankjax.network.convolution import Convolution
+from rankjax.network import Convolution
 
 #: Relative error of one arithmetic operation in float64, and of exp, tanh and their like. Most are
 #: right to a few units of 2^-53; XLA's exp2 and log1p are off by hundreds (a test measures).

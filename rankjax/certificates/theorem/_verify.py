@@ -11,8 +11,8 @@ import numpy as np
 from rankjax.certificates.theorem._certificate import Certificate
 from rankjax.certificates.theorem._counting import Counter
 from rankjax.certificates.theorem._neighbor import Problem
-from rankjax.network.sample import number_of_examples
-from rankjax.network.structure import Structure
+from rankjax.network import Structure
+from rankjax.network.internal import number_of_examples
 
 
 def verify(

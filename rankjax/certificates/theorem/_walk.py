@@ -39,7 +39,7 @@ from rankjax.certificates.theorem._values import (
     wide,
     widest,
 )
-from rankjax.network.tracing import scan_counts
+from rankjax.network.internal import scan_counts
 
 if TYPE_CHECKING:
     from rankjax._jax_internals import ClosedJaxpr, Jaxpr, JaxprEqn

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rankjax.network import LeftOut
+from rankjax.network import LeftOut, Reason
 from rankjax.report.checkpoints._errors import CheckpointError, check_expansion, shown
 
 NO_PICKLES = (
@@ -40,7 +40,7 @@ def read_npz(path: Path) -> tuple[dict[str, np.ndarray], list[LeftOut]]:
             for name in stored.files:
                 found = _member(stored, name)
                 if isinstance(found, str):
-                    unread.append(LeftOut(name, (), found))
+                    unread.append(LeftOut(name, (), Reason.NOT_READ, found))
                 else:
                     arrays[name] = found
     except CheckpointError:

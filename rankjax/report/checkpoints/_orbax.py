@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rankjax.network import LeftOut
+from rankjax.network import LeftOut, Reason
 from rankjax.report.checkpoints._errors import (
     DTYPES,
     CheckpointError,
@@ -65,7 +65,8 @@ def read_orbax(root: Path) -> tuple[dict[str, Any], list[LeftOut]]:
         keys, kind = _keys(entry, root)
         path = "/".join(keys)
         if kind not in {"jax.Array", "np.ndarray"}:
-            unread.append(LeftOut(path, (), f"{shown(str(kind))}, not an array"))
+            why = f"{shown(str(kind))}, not an array"
+            unread.append(LeftOut(path, (), Reason.NOT_READ, why))
             continue
         what = f"{root}, {shown(path)!r}"
         try:
@@ -77,7 +78,8 @@ def read_orbax(root: Path) -> tuple[dict[str, Any], list[LeftOut]]:
         except Exception as error:  # TensorStore raises ValueError, KeyError, OSError and others
             raise _damaged(what, error) from None
         if dtype.name not in DTYPES:
-            unread.append(LeftOut(path, shape, f"dtype {dtype.name} is not read"))
+            why = f"dtype {dtype.name} is not read"
+            unread.append(LeftOut(path, shape, Reason.NOT_READ, why))
             continue
         if keys in stores:
             raise CheckpointError(f"{what} is there twice")

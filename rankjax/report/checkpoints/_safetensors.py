@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rankjax.network import LeftOut
+from rankjax.network import LeftOut, Reason
 from rankjax.report.checkpoints._errors import DTYPES, CheckpointError, checked_shape, shown
 
 _LARGEST_INDEX = 100_000_000
@@ -52,7 +52,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], list[LeftOut]]:
             continue
         stored, shape = entry["dtype"], checked_shape(entry["shape"], f"{path}, {shown(name)!r}")
         if stored not in _NAMES:
-            unread.append(LeftOut(name, shape, f"dtype {shown(repr(stored))} is not read"))
+            why = f"dtype {shown(repr(stored))} is not read"
+            unread.append(LeftOut(name, shape, Reason.NOT_READ, why))
         elif count := math.prod(shape):
             place = start + entry["data_offsets"][0]
             dtype = DTYPES[_NAMES[stored]]

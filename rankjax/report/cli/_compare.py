@@ -45,7 +45,7 @@ def compare(
     """
     with opened(path, data, apply, sequential, layout, reference) as (network, x, y):
         table = bounds.compare(
-            network.structure, network.params, x=x, y=y, apply=network.apply,
+            network.structure, network.params, x, y, apply=network.apply,
             reference=network.reference, gamma=gamma, delta=delta,
         )  # fmt: skip
         if str(json) == "-":

@@ -145,7 +145,7 @@ def test_factors_of_a_kernel_make_the_kernel(tmp_path, groups):
     stored = StoredArray(-5, tuple(rng.integers(-3, 4, size=shape) for shape in shapes))
     references = references_of(slots, None)
     value = stored.value(slots[0], references[0])
-    layer = structure.spec[0]
+    layer = structure.layers[0]
     np.testing.assert_array_equal(slots[0].to_matrix(value), layer.matrix(jnp.asarray(value)))
     product = jnp.asarray(stored.symbols[0] @ stored.symbols[1], jnp.float64)
     np.testing.assert_allclose(value, layer.leaf(product) * 2 ** (-5 / 8), rtol=1e-6)

@@ -25,7 +25,7 @@ def test_grid_steps_are_powers_of_two_to_the_last_digit(exponent):
 
 
 def test_a_step_is_positive():
-    with pytest.raises(ValueError, match="step must be > 0, got 0"):
+    with pytest.raises(ValueError, match="step: got 0, must be > 0"):
         grid_exponent(0)
 
 

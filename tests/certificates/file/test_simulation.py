@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankjax.bounds.binary_kl import kl_inverse
+from rankjax.bounds import kl_inverse
 from rankjax.certificates.file import Schedule, compress
 from rankjax.certificates.file._errors import ErrorCounter
 from rankjax.network import describe
-from rankjax.network.paths import split_arrays
+from rankjax.network.internal import split_arrays
 
 DELTA = 0.1
 INPUTS = np.array(list(itertools.product((-1.0, 1.0), repeat=6)), np.float32)

@@ -168,7 +168,7 @@ def test_structure_must_be_of_this_network():
     part = describe(PARAMS, apply=APPLY, example=X, mask=lambda path, leaf: path == "a")
     with pytest.raises(ValueError, match="structure: leaves out 'b'"):
         certify(part, PARAMS, X, Y, apply=APPLY)
-    with pytest.raises(ValueError, match="structure: got dict, must come from"):
+    with pytest.raises(ValueError, match="structure: got dict, must be a Structure"):
         certify(PARAMS, STRUCTURE, X, Y, apply=APPLY)
     other = {**PARAMS, "a": jnp.ones((3, 5))}
     with pytest.raises(ValueError, match="has shape"):

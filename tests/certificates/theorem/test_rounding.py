@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from rankjax.bounds.binary_kl import kl_inverse
+from rankjax.bounds import kl_inverse
 from rankjax.certificates._guarantee import rounded_up, upper_bound
 from rankjax.certificates._lengths import Length, coin, log_factorial
 from rankjax.certificates.theorem._counting import Counter, limits_of

@@ -15,7 +15,8 @@ from rankjax.certificates.theorem._network import Network
 from rankjax.certificates.theorem._nodes import SLOPES, Node, Op, evaluate
 from rankjax.certificates.theorem._rules import RULES
 from rankjax.certificates.theorem._values import Entries, Gain
-from rankjax.network.convolution import Convolution, Window
+from rankjax.network import Convolution
+from rankjax.network.internal import Window
 from tests.certificates.theorem.moves import Watched, steepest
 
 RNG = np.random.default_rng(3)

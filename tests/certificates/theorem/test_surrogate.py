@@ -20,7 +20,7 @@ NAMES = ["dense", "convolutional", "residual"]
 def case(name, bits=9.0):
     apply, params, x = NETWORKS[name]()
     x = jnp.asarray(x)
-    network = trace_network(apply, params, x)
+    network = trace_network(params, x, apply=apply)
     y = jnp.argmax(apply(params, x), axis=1)
     precision = dict.fromkeys(network.leaves.paths, jnp.asarray(bits))
 

@@ -73,7 +73,7 @@ def test_vmap_axes_and_wrong_arguments():
     np.testing.assert_allclose(mapped, rm.spectral_norm(BATCH), atol=1e-12)
     moved = rm.spectral_norm(jnp.moveaxis(BATCH, 0, -1), method="lanczos", axes=(0, 1))
     np.testing.assert_allclose(moved, rm.spectral_norm(BATCH), atol=1e-12)
-    with pytest.raises(ValueError, match="steps must be > 0"):
+    with pytest.raises(ValueError, match=r"steps: got .*, must be > 0"):
         rm.spectral_norm_bounds(TALL, steps=0)
-    with pytest.raises(ValueError, match="method must be one of"):
+    with pytest.raises(ValueError, match=r"method: got .*, must be one of"):
         rm.spectral_norm(TALL, method="gram")

@@ -117,10 +117,10 @@ def test_a_smaller_eps_is_raised_to_what_the_gram_matrix_resolves(eps_mode):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"p": -1.0}, "p must be >= 0"),
-        ({"weight": -1.0}, "weight must be >= 0"),
-        ({"eps": -1.0}, "eps must be >= 0"),
-        ({"eps_mode": "both"}, "eps_mode must be one of"),
+        ({"p": -1.0}, "p: got .*, must be >= 0"),
+        ({"weight": -1.0}, "weight: got .*, must be >= 0"),
+        ({"eps": -1.0}, "eps: got .*, must be >= 0"),
+        ({"eps_mode": "both"}, "eps_mode: got .*, must be one of"),
         ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
         ({"steps": 1.5}, "steps must be a whole number"),
         ({"axes": (0, 0)}, "same axis twice"),

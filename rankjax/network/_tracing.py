@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from rankjax.network.axes import View
-from rankjax.network.convolution import Convolution, Window
+from rankjax.network._convolution import Convolution
+from rankjax.network._view import View
 
 if TYPE_CHECKING:  # jax.extend imports Pallas, a tenth of a second
     from rankjax._jax_internals import ClosedJaxpr, Jaxpr, JaxprEqn
@@ -92,7 +92,7 @@ class Trace:
 
     output: Any = None
     uses: list[Use] = field(default_factory=list)
-    other: dict[int, str] = field(default_factory=dict)
+    other: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 def interpret(
@@ -223,7 +223,7 @@ class Walker:
             if weights and not self._record_use(eqn, values, tags):
                 for tag in weights:
                     leaves = [tag.leaf] if isinstance(tag, Weight) else tag.leaves
-                    how = name if isinstance(tag, Weight) else f"{tag.primitive}, then {name}"
+                    how = (name,) if isinstance(tag, Weight) else (tag.primitive, name)
                     for leaf in leaves:
                         self.trace.other.setdefault(leaf, how)
             use = self.trace.uses[-1] if len(self.trace.uses) > before else None
@@ -315,7 +315,7 @@ def _move(tag: Weight, eqn: JaxprEqn, values: list[Any]) -> Weight | None:
 
 
 def _regroup(tag: Weight, shape: Sequence[int]) -> Weight | None:
-    """Follow a reshape that merges neighbouring axes or adds and drops axes of size 1."""
+    """Follow a reshape that merges neighboring axes or adds and drops axes of size 1."""
     rest = [a for group in tag.axes for a in group if tag.shape[a] != 1]
     units = [a for group in tag.axes for a in group if tag.shape[a] == 1]
     axes: list[tuple[int, ...]] = []
@@ -363,24 +363,10 @@ def _product(eqn: JaxprEqn, values: list[Any], tag: Weight, side: int) -> Use | 
 def _convolution(eqn: JaxprEqn, values: list[Any], tag: Weight, side: int) -> Use | None:
     if side != 1 or eqn.params["batch_group_count"] != 1:
         return None
-    numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
-    data, kernel, out = values[0].shape, values[1].shape, _shape(eqn.outvars[0])
-    rhs = numbers.rhs_spec
+    shapes = values[0].shape, values[1].shape, _shape(eqn.outvars[0])
+    geometry = Convolution.of(eqn.params, *shapes)
+    rhs = geometry.dimension_numbers.rhs_spec
     view = _make_view(tag, [rhs[0]], [*rhs[2:], rhs[1]], [])
     if view is None:
         return None
-    windows = tuple(
-        Window(data[i], out[o], kernel[k], stride, tuple(pad), dilation, input_dilation)
-        for i, o, k, stride, pad, dilation, input_dilation in zip(
-            numbers.lhs_spec[2:],
-            numbers.out_spec[2:],
-            rhs[2:],
-            eqn.params["window_strides"],
-            eqn.params["padding"],
-            eqn.params["rhs_dilation"],
-            eqn.params["lhs_dilation"],
-            strict=True,
-        )
-    )
-    geometry = Convolution(windows, groups, numbers)
     return Use(tag.leaf, view, geometry.positions, convolution=geometry)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import jax
 
-from rankjax.network.axes import LeftOut, View, view_by_name
-from rankjax.network.paths import paths_and_leaves, split_arrays
-from rankjax.network.structure import Layer, Structure
-from rankjax.network.tracing import Trace, Use, interpret
+from rankjax.network._left_out import LeftOut, Reason
+from rankjax.network._names import is_convolution, view_by_name
+from rankjax.network._paths import natural_order, paths_and_leaves, split_arrays
+from rankjax.network._structure import Layer, Structure, check_both
+from rankjax.network._tracing import Trace, Use, interpret
+from rankjax.network._view import View
 
 Axes = View | tuple[Sequence[int], Sequence[int]]
 Mask = Any  # a predicate of (path, leaf), or a (prefix) tree of bools; True means included
@@ -70,55 +71,50 @@ def describe(
     _check_paths("axes", axes or {}, shapes)
     if isinstance(lipschitz, Mapping):
         _check_paths("lipschitz", lipschitz, shapes)
-    if (apply is None) != (example is None):
-        given = "example" if apply is None else "apply"
-        raise ValueError(f"apply and example belong together; got only {given}")
-    found: dict[str, Layer | str] = {}
+    check_both(apply, example)
+    found: dict[str, Layer | LeftOut] = {}
     if apply is None:
-        for path in sorted(shapes, key=_natural):
-            view = view_by_name(path, shapes[path])
-            found[path] = view if isinstance(view, str) else _named_layer(path, shapes[path], view)
+        for path in sorted(shapes, key=natural_order):
+            found[path] = _named_layer(path, shapes[path])
     else:
-        found = _traced_layers(apply, params, example, shapes)
+        found = _traced_layers(params, example, apply, shapes)
     for path, given in (axes or {}).items():
         view = given if isinstance(given, View) else View(tuple(given[0]), tuple(given[1]))
         view.validate(path, shapes[path])
         before = found[path]
         if isinstance(before, Layer):
+            if before.convolution and sorted(view.in_) == sorted(before.view.in_):
+                view = replace(view, in_=before.view.in_)  # the order of the window
             found[path] = replace(before, view=view)
         else:
             found[path] = Layer(path, shapes[path], view, positions=1)
     included = _mask_by_path(mask, params, dict(leaves))
-    spec, left_out = [], []
+    layers, left_out = [], []
     for path, layer in found.items():
         if isinstance(layer, Layer) and included(path):
             constant = lipschitz.get(path, 1.0) if isinstance(lipschitz, Mapping) else lipschitz
             _check_lipschitz(path, constant)
-            spec.append(replace(layer, lipschitz=float(constant)))
+            layers.append(replace(layer, lipschitz=float(constant)))
+        elif isinstance(layer, Layer):
+            left_out.append(LeftOut(path, shapes[path], Reason.MASKED))
         else:
-            why = "by the mask" if isinstance(layer, Layer) else layer
-            left_out.append(LeftOut(path, shapes[path], why))
-    if not spec:
-        seen = (
-            "\n".join(f"  {leaf.path} {leaf.shape}: {leaf.why}" for leaf in left_out)
-            or "  (no leaves)"
-        )
-        which = (
-            "mask matches no weight matrix" if mask is not None else "params holds no weight matrix"
-        )
-        raise ValueError(f"{which}; its leaves are\n{seen}")
-    return Structure(tuple(spec), tuple(left_out))
+            left_out.append(layer)
+    if not layers:
+        seen = [f"  {leaf.path} {leaf.shape}: {leaf.text}" for leaf in left_out]
+        which = "params holds" if mask is None else "mask matches"
+        text = "\n".join(seen or ["  (no leaves)"])
+        raise ValueError(f"{which} no weight matrix; its leaves are\n{text}")
+    return Structure(tuple(layers), tuple(left_out))
 
 
-def _named_layer(path: str, shape: tuple[int, ...], view: View) -> Layer:
-    # More than one input axis and one output axis: a convolution, whose number of patches a
-    # parameter tree does not tell. (An attention projection back has (heads, width) -> out.)
-    convolution = len(view.in_) > 2 or (len(view.in_) == 2 and "conv" in path.lower())
-    convolution |= path.split("/")[-1].lower() == "weight" and len(shape) > 2
-    return Layer(path, shape, view, positions=None if convolution else 1)
+def _named_layer(path: str, shape: tuple[int, ...]) -> Layer | LeftOut:
+    view = view_by_name(path, shape)
+    if isinstance(view, LeftOut):
+        return view
+    return Layer(path, shape, view, positions=None if is_convolution(path, view) else 1)
 
 
-def _traced_layers(apply, params, example, shapes) -> dict[str, Layer | str]:
+def _traced_layers(params, example, apply, shapes) -> dict[str, Layer | LeftOut]:
     first = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), example)
     arrays, skeleton = split_arrays(params)
     abstract = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
@@ -126,12 +122,13 @@ def _traced_layers(apply, params, example, shapes) -> dict[str, Layer | str]:
 
     def look(leaves, x):
         nonlocal trace
-        trace = interpret(lambda p, x: apply(skeleton.fill(p), x), leaves, x)
-        return trace.output
+        found = interpret(lambda p, x: apply(skeleton.fill(p), x), leaves, x)
+        trace = replace(found, output=None)  # a tracer, which must not outlive the trace
+        return found.output
 
     jax.eval_shape(look, abstract, first)
     paths = list(shapes)
-    found: dict[str, Layer | str] = {}
+    found: dict[str, Layer | LeftOut] = {}
     uses: dict[int, list[Use]] = {}
     for use in trace.uses:
         uses.setdefault(use.leaf, []).append(use)
@@ -147,26 +144,26 @@ def _traced_layers(apply, params, example, shapes) -> dict[str, Layer | str]:
             and layer.matrix_shape[1] == math.prod(window.size for window in geometry.windows)
         )
         if depthwise:
-            found[path] = "depthwise kernel: one filter per channel, not a matrix"
+            found[path] = LeftOut(path, shapes[path], Reason.DEPTHWISE)
         else:
             found[path] = replace(layer, uses=repeats, positions=total)
     for leaf, path in enumerate(paths):
         if leaf not in uses:
-            found[path] = _how(trace.other.get(leaf))
+            found[path] = _other_use(path, shapes[path], trace.other.get(leaf))
     return found
 
 
-def _how(primitive: str | None) -> str:
-    # "add, then add": two biases are added to each other before they meet the data.
-    steps = primitive and set(primitive.split(", then "))
-    if steps == {"add"}:
-        return "added to the data: a bias"
-    if primitive is not None and primitive.startswith("mul"):
-        return "multiplies the data entry by entry: a scale"
-    return {
-        None: "not used by apply",
-        "gather": "a lookup table (embedding), not a matrix applied to activations",
-    }.get(primitive, f"meets the data through {primitive!r}, not as a matrix")
+def _other_use(path: str, shape: tuple[int, ...], primitives: tuple[str, ...] | None) -> LeftOut:
+    if primitives is None:
+        return LeftOut(path, shape, Reason.NOT_USED)
+    if set(primitives) == {"add"}:  # also two biases that are added to each other first
+        return LeftOut(path, shape, Reason.ADDED)
+    if primitives[0] == "mul":
+        return LeftOut(path, shape, Reason.MULTIPLIED)
+    if primitives == ("gather",):
+        return LeftOut(path, shape, Reason.LOOKED_UP)
+    how = f"meets the data through {', then '.join(primitives)!r}, not as a matrix"
+    return LeftOut(path, shape, Reason.OTHER_USE, how)
 
 
 def _check_lipschitz(path: str, constant: float) -> None:
@@ -198,9 +195,3 @@ def _mask_by_path(mask: Mask, params: Any, leaves: dict[str, Any]) -> Callable[[
         path, value = next(iter(wrong.items()))
         raise ValueError(f"mask at {path!r}: got {value!r}, must be True or False")
     return lambda path: chosen[path]
-
-
-def _natural(path: str) -> list[tuple[int, int | str]]:
-    """Sort key that puts ``Dense_2`` before ``Dense_10``."""
-    parts = re.split(r"(\d+)", path)
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]

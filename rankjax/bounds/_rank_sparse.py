@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +12,16 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from rankjax._arguments import concrete, non_negative, one_of
-from rankjax.bounds import factors
-from rankjax.bounds.result import BoundResult
+from rankjax.bounds._facts import Facts, exp, log, total
+from rankjax.bounds._result import BoundResult
 from rankjax.matrix import EpsMode, spectrum
-from rankjax.network.measure import Measured
-from rankjax.network.sample import Sample
+from rankjax.network import Measured, Sample
 
-SOURCE = "Ledent, Alves, Lei, NeurIPS 2025 (arXiv 2510.21945), Theorem {}, dominant term"
+SOURCE = "Ledent, Alves, Lei, NeurIPS 2025 (arXiv 2510.21945), Theorem {}"
 # Past this power only the largest singular value is left, in any floating point type.
 _LARGEST_POWER = 1e6
-_FORMS = {"plain": "3.6", "augmented": "3.7"}
+Form = Literal["plain", "augmented"]
+_THEOREMS: dict[Form, str] = {"plain": "3.6", "augmented": "3.7"}
 
 
 def rank_sparse(
@@ -30,10 +31,10 @@ def rank_sparse(
     *,
     p: ArrayLike | None = None,
     gamma: ArrayLike | None = None,
-    form: str = "plain",
+    form: Form = "plain",
     last_width: int | None = None,
     eps: ArrayLike = 0.0,
-    eps_mode: str = "relative",
+    eps_mode: EpsMode = "relative",
 ) -> BoundResult:
     r"""Dominant term of the rank-sparse bound: ``sqrt(L / n) R`` (constants and logs dropped).
 
@@ -51,7 +52,7 @@ def rank_sparse(
     ``sqrt(L sum_l rank_l (m_l + n_l) / n)``, ``p -> inf`` the limit without the matrix' size.
 
     The theorem is about chains of layers. For residual networks, attention and networks with
-    normalisation the formula is evaluated as if their layers were a chain: a number to compare
+    normalization the formula is evaluated as if their layers were a chain: a number to compare
     such networks by, beyond what the theorem says.
 
     Args:
@@ -77,7 +78,7 @@ def rank_sparse(
             a convolution whose number of positions is unknown, or the augmented form for a sample
             without layer norms.
 
-    Differentiable once in the weights (``p`` chosen by minimisation adds nothing to the gradient,
+    Differentiable once in the weights (``p`` chosen by minimization adds nothing to the gradient,
     by the envelope theorem), and in ``gamma``, ``eps`` and a given ``p``. Cost: O(number of
     singular values); the decompositions were made by ``measure``.
 
@@ -92,7 +93,8 @@ def rank_sparse(
     """
     non_negative(eps, "eps")
     one_of(eps_mode, "eps_mode", EpsMode)
-    gamma = factors.margin(sample, gamma, measured.operator_norm)
+    one_of(form, "form", Form)
+    gamma = Facts(measured, sample, gamma).gamma
     if p is None:
         p = optimal_p(measured, sample, gamma=gamma, form=form, last_width=last_width)
     p = _exponent(p, measured.operator_norm)
@@ -106,28 +108,27 @@ def _rank_sparse(
     p: Array,
     gamma: Array,
     eps: ArrayLike,
-    form: str,
-    eps_mode: str,
+    form: Form,
+    eps_mode: EpsMode,
     last_width: int | None,
 ) -> BoundResult:
     logs = _Logs(measured, sample, gamma, form, last_width)
     log_soft, log_term = logs.terms(p, eps, eps_mode)
-    log_root, per_layer = factors.total(log_term / 2, 2)
-    n = factors.number(sample.n, log_root)
-    depth = factors.number(per_layer.shape[0], log_root)
-    return factors.result(
-        measured,
-        log_root + (jnp.log(depth) - jnp.log(n)) / 2,
+    log_root, per_layer = total(log_term / 2, 2)
+    facts = logs.facts
+    depth = facts.number(per_layer.shape[0])
+    return facts.result(
+        log_root + (jnp.log(depth) - jnp.log(facts.n)) / 2,
         per_layer,
         terms={
             "p": p,
             "margin_factor": jnp.exp(logs.margin_factor),
             "soft_rank": jnp.exp(log_soft),
-            "R": factors.exp(log_root),
+            "R": exp(log_root),
         },
         name="rank_sparse" if form == "plain" else f"rank_sparse_{form}",
         kind="dominant",
-        source=SOURCE.format(_FORMS[form]),
+        source=SOURCE.format(_THEOREMS[form]),
         parts="value = sqrt(L/n) sqrt(sum of parts)",
     )
 
@@ -138,11 +139,11 @@ def optimal_p(
     /,
     *,
     gamma: ArrayLike | None = None,
-    form: str = "plain",
+    form: Form = "plain",
     last_width: int | None = None,
     p_max: float = 2.0,
 ) -> Array:
-    """The exponent in ``[0, p_max]`` that minimises each layer's term of ``rank_sparse``, exactly.
+    """The exponent in ``[0, p_max]`` that minimizes each layer's term of ``rank_sparse``, exactly.
 
     In ``w = 2 / (p + 2)`` the logarithm of a layer's term is convex: it is linear in w plus
     ``w log sum_i u_i^{2/w - 2}``, the perspective of a log-sum-exp, along a line. Its minimum is
@@ -159,8 +160,9 @@ def optimal_p(
         ValueError: as ``rank_sparse``, and if ``p_max`` is not in ``(0, inf)``.
     """
     if not 0 < p_max < float("inf"):
-        raise ValueError(f"p_max: got {p_max}, must be positive and finite")
-    gamma = factors.margin(sample, gamma, measured.operator_norm)
+        raise ValueError(f"p_max: got {p_max}, must be in (0, inf)")
+    one_of(form, "form", Form)
+    gamma = Facts(measured, sample, gamma).gamma
     return _optimal_p(measured, sample, gamma, form, last_width, p_max)
 
 
@@ -169,7 +171,7 @@ def _optimal_p(
     measured: Measured,
     sample: Sample,
     gamma: Array,
-    form: str,
+    form: Form,
     last_width: int | None,
     p_max: float,
 ) -> Array:
@@ -195,32 +197,22 @@ class _Logs:
     """Logarithms of everything in the formula, ``(layers,)`` each; -inf stands for 0."""
 
     def __init__(
-        self, measured: Measured, sample: Sample, gamma: Array, form: str, last_width: int | None
+        self, measured: Measured, sample: Sample, gamma: Array, form: Form, last_width: int | None
     ):
-        if form not in _FORMS:
-            raise ValueError(f"form: got {form!r}, must be one of {sorted(_FORMS)}")
-        self.measured = measured
-        factors.positions(measured)  # for its error
+        self.measured, self.facts = measured, Facts(measured, sample)
+        self.facts.positions  # noqa: B018  (for its error)
         norm = measured.operator_norm
         dtype = norm.dtype
-        self.norm = factors.log(norm)
-        count = norm.shape[0]
-        index = np.arange(count)
+        self.norm = log(norm)
+        index = np.arange(norm.shape[0])
         if form == "plain":
             others = index[:, None] != index[None, :]
-            reach = factors.log(factors.number(sample.radius, norm))
+            reach = log(self.facts.number(sample.radius))
         else:
             others = index[:, None] < index[None, :]
-            if sample.patch_norms is None:
-                raise ValueError("form: 'augmented' needs layer norms; use Sample.from_data")
-            if sample.patch_norms.shape[0] != count:
-                raise ValueError(
-                    f"sample: got norms of {sample.patch_norms.shape[0]} layers, "
-                    f"measured has {count}; both must come from one structure"
-                )
-            reach = factors.log(jnp.max(sample.patch_norms, axis=1).astype(dtype))
+            reach = log(self.facts.layer_norms())
         #: log of T_l / |A_l|: everything but the layer's own norm, which cancels from its term
-        self.without_own = reach + factors.log_rest(measured, others)
+        self.without_own = reach + self.facts.log_rest(others)
         self.without_own -= jnp.log(gamma)
         self.margin_factor = self.without_own + self.norm
         out, in_ = (measured.static(lambda layer, i=i: layer.matrix_shape[i]) for i in (0, 1))
@@ -233,9 +225,9 @@ class _Logs:
         self.width = jnp.log(jnp.asarray(width, dtype))
         tops = tuple(jnp.max(s, -1, initial=0) for s in measured.sigma_moved)
         #: log |A_l - M_l|
-        self.moved = factors.log(measured.per_layer(tops, jnp.max))
+        self.moved = log(measured.per_layer(tops, jnp.max))
 
-    def power(self, p: Array, eps: ArrayLike = 0.0, eps_mode: str = "relative") -> Array:
+    def power(self, p: Array, eps: ArrayLike = 0.0, eps_mode: EpsMode = "relative") -> Array:
         """``log sum_i u_i^p`` with ``u_i`` the singular values of A - M over the largest."""
         parts, start = [], 0
         for sigma in self.measured.sigma_moved:
@@ -250,9 +242,9 @@ class _Logs:
             unit = sigma / scale[..., None]
             sums = spectrum.power_sum(unit, p=mine, eps=e / scale, eps_mode="absolute")
             parts.append(jnp.sum(sums, axis=1))
-        return factors.log(jnp.concatenate(parts))
+        return log(jnp.concatenate(parts))
 
-    def terms(self, p: Array, eps: ArrayLike, eps_mode: str) -> tuple[Array, Array]:
+    def terms(self, p: Array, eps: ArrayLike, eps_mode: EpsMode) -> tuple[Array, Array]:
         """Logarithms of the soft rank and of the layer's summand."""
         w = 2 / (p + 2)
         power = self.power(p, eps, eps_mode)

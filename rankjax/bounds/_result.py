@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import jax
 from jax import Array
 
-KINDS = {
+Kind = Literal["dominant", "explicit"]
+Quantity = Literal["dominant term", "gap", "Rademacher", "error"]
+
+_KINDS: dict[Kind, str] = {
     "dominant": "dominant term, not a guarantee",
     "explicit": "published explicit bound",
 }
+
+
+class Inapplicable(ValueError):
+    """A bound needs something that the sample or the measurements do not have."""
 
 
 @partial(
@@ -35,7 +43,8 @@ class BoundResult:
         source: paper and theorem.
         layers: the names of the layers.
         quantity: what the value is about: ``"dominant term"``; ``"gap"``, true error minus margin
-            error; or ``"Rademacher"``, the Rademacher complexity of a class of networks.
+            error; ``"Rademacher"``, the Rademacher complexity of a class of networks; or
+            ``"error"``, the true error itself.
         parts: how ``per_layer`` makes up the value.
     """
 
@@ -43,14 +52,14 @@ class BoundResult:
     per_layer: Array
     terms: dict[str, Array]
     name: str
-    kind: str
+    kind: Kind
     source: str
     layers: tuple[str, ...]
-    quantity: str = "dominant term"
+    quantity: Quantity = "dominant term"
     parts: str = ""
 
     def __str__(self) -> str:
-        what = KINDS[self.kind] + (f", {self.quantity}" if self.kind != "dominant" else "")
+        what = _KINDS[self.kind] + (f", {self.quantity}" if self.kind != "dominant" else "")
         lines = [f"{self.name} ({what}): {float(self.value):.4g}"]
         if self.parts:
             lines.append(f"  parts: {self.parts}")
@@ -58,9 +67,3 @@ class BoundResult:
         parts = zip(self.layers, self.per_layer, strict=True)
         lines += [f"  {name:<{width}}  {float(part):.4g}" for name, part in parts]
         return "\n".join(lines)
-
-
-def check_kind(kind: str, allowed: tuple[str, ...] = ("dominant", "explicit")) -> None:
-    """Raise ``ValueError`` unless the bound has this form."""
-    if kind not in allowed:
-        raise ValueError(f"kind: got {kind!r}, must be one of {sorted(allowed)}")

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from rankjax.network.paths import Skeleton, split_arrays
+from rankjax.network._paths import Skeleton, split_arrays
 
 
 @partial(
@@ -41,11 +41,11 @@ class Perturbed:
     @classmethod
     def from_data(
         cls,
-        apply: Callable[[Any, Any], Array],
         params: Any,
         x: Any,
         y: ArrayLike,
         *,
+        apply: Callable[[Any, Any], Array],
         scales: Sequence[float],
         reference: Any = None,
         draws: int = 200,
@@ -59,10 +59,10 @@ class Perturbed:
         draws`` forward passes of ``batch_size`` examples and as many Gaussian parameter vectors.
 
         Args:
-            apply: ``apply(params, x) -> logits (batch, classes)``.
             params: the parameters; every floating point leaf gets noise.
             x: inputs with a leading example axis.
             y: integer labels.
+            apply: ``apply(params, x) -> logits (batch, classes)``.
             scales: standard deviations to try.
             reference: ``w_0``, parameters that do not depend on the sample; ``None``: 0.
             draws: noisy networks for each scale.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,11 @@ class Window:
     padding: tuple[int, int]
     dilation: int
     input_dilation: int
+
+    @property
+    def extent(self) -> int:
+        """From the first to the last input, with the places between them."""
+        return (self.inputs - 1) * self.input_dilation + 1
 
     def multiplicity(self) -> int:
         """The largest number of windows that one input position takes part in.
@@ -50,6 +57,24 @@ class Convolution:
     groups: int
     dimension_numbers: lax.ConvDimensionNumbers
 
+    @classmethod
+    def of(
+        cls,
+        params: Mapping[str, Any],
+        data: Sequence[int],
+        kernel: Sequence[int],
+        out: Sequence[int],
+    ) -> Convolution:
+        """The geometry, from the parameters of the primitive and the shapes of its arrays."""
+        numbers = params["dimension_numbers"]
+        windows = zip(
+            (data[i] for i in numbers.lhs_spec[2:]), (out[i] for i in numbers.out_spec[2:]),
+            (kernel[i] for i in numbers.rhs_spec[2:]), params["window_strides"],
+            map(tuple, params["padding"]), params["rhs_dilation"], params["lhs_dilation"],
+            strict=True,
+        )  # fmt: skip
+        return cls(tuple(Window(*w) for w in windows), params["feature_group_count"], numbers)
+
     @property
     def positions(self) -> int:
         """Number of patches, which is the number of places where the kernel is applied."""
@@ -63,6 +88,21 @@ class Convolution:
         such a pixel exists.
         """
         return math.sqrt(math.prod(w.multiplicity() for w in self.windows))
+
+    @property
+    def torus(self) -> tuple[int, ...]:
+        """Sizes of a torus on which the circular convolution has at least the norm of this one.
+
+        Per axis, an output ``q = o stride - padding`` is the sum over the taps t of ``K_t x(q + t
+        d)``, where x is 0 outside of ``0, ..., N - 1`` (N the ``extent``, d the dilation). With
+        ``D = (size - 1) d`` it is 0 unless ``-D <= q < N``: these are ``T = N + D`` points, the
+        torus. On it, at ``q mod T``, the circular convolution reads the same: a place ``q + t d``
+        lies between ``-D`` and ``T - 1``, and outside of ``0, ..., N - 1`` it falls on ``N, ..., T
+        - 1``, where x is 0. So this convolution is: put x on the torus (an isometry, holes of an
+        input dilation included), convolve, keep some of the points, each at most once (stride and
+        padding choose which; other outputs are 0). Neither end makes a norm larger.
+        """
+        return tuple(w.extent + (w.size - 1) * w.dilation for w in self.windows)
 
     def squared_patch_norms(self, data: Array) -> Array:
         """Squared 2-norm of every patch of every group, from the input of the convolution."""

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from rankjax.network.spread import spread
+from rankjax.network._spread import spread
 
 # Entries from which a leaf is large: training decomposes it by itself, not in a batch with others.
 LARGE = 256 * 256

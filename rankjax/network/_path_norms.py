@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from rankjax._arguments import at_least_float32
-from rankjax.network.paths import path_string
-from rankjax.network.structure import Structure
+from rankjax.network._left_out import Reason
+from rankjax.network._paths import path_string
+from rankjax.network._structure import Structure
 
 
 def path_norms(
-    structure: Structure, params: Any, apply: Callable[[Any, Any], Any], example: Any
+    structure: Structure, params: Any, example: Any, *, apply: Callable[[Any, Any], Any]
 ) -> Array:
     """``(2,)``: for order 1 and 2, the largest over outputs of ``(sum |path|^order)^(1/order)``.
 
@@ -24,7 +25,7 @@ def path_norms(
     them to. Whether the network is positively homogeneous is checked by a second input, 2 instead
     of 1: NaN if not. Biases (and all else that is added) are set to 0.
     """
-    return jnp.stack([_forward(structure, params, apply, example, order) for order in (1, 2)])
+    return jnp.stack([_forward(structure, params, example, apply, order) for order in (1, 2)])
 
 
 def path_norms_of_chain(structure: Structure, matrices: Sequence[Array]) -> Array | None:
@@ -37,7 +38,7 @@ def path_norms_of_chain(structure: Structure, matrices: Sequence[Array]) -> Arra
 
 def _is_chain(structure: Structure, matrices: Sequence[Array]) -> bool:
     shapes = []
-    for layer, matrix in zip(structure.spec, matrices, strict=True):
+    for layer, matrix in zip(structure.layers, matrices, strict=True):
         if layer.parallel != 1 or layer.uses != 1 or layer.positions != 1 or layer.convolution:
             return False
         shapes += [matrix.shape[-2:]] * matrix.shape[0]
@@ -51,8 +52,8 @@ def _chain(members: Sequence[Array], order: int) -> Array:
     return _root(jnp.max(v), order)
 
 
-def _forward(structure: Structure, params: Any, apply, example: Any, order: int) -> Array:
-    zero = {leaf.path for leaf in structure.left_out if leaf.why.startswith("added to the data")}
+def _forward(structure: Structure, params: Any, example: Any, apply, order: int) -> Array:
+    zero = {leaf.path for leaf in structure.left_out if leaf.why is Reason.ADDED}
 
     def replaced(path, leaf):
         if not hasattr(leaf, "shape") or not jnp.issubdtype(leaf.dtype, jnp.inexact):

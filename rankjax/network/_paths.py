@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,12 @@ def paths_and_leaves(params: Any) -> list[tuple[str, Any]]:
 def array_paths(params: Any) -> list[str]:
     """The paths of the array leaves, in the order of ``split_arrays``."""
     return [path for path, leaf in paths_and_leaves(params) if hasattr(leaf, "shape")]
+
+
+def natural_order(path: str) -> list[tuple[int, int | str]]:
+    """Sort key that puts ``Dense_2`` before ``Dense_10``; digits beyond ASCII are letters."""
+    parts = re.split(r"([0-9]+)", path)
+    return [(0, int(part[:18])) if i % 2 else (1, part) for i, part in enumerate(parts)]
 
 
 @dataclass(frozen=True)

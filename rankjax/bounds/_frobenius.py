@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax.numpy as jnp
+from jax import Array
 from jax.typing import ArrayLike
 
-from rankjax.bounds import factors
-from rankjax.bounds.result import BoundResult, check_kind
-from rankjax.network.measure import Measured
-from rankjax.network.sample import Sample
+from rankjax._arguments import one_of
+from rankjax.bounds._facts import Facts, exp, log
+from rankjax.bounds._result import BoundResult, Kind
+from rankjax.network import Measured, Sample
 
 _GOLOWICH = "Golowich, Rakhlin, Shamir, COLT 2018, Theorem {}"
-_VERSIONS = {
-    "golowich": _GOLOWICH.format(1),
-    "neyshabur": "Neyshabur, Tomioka, Srebro, COLT 2015, Corollary 2",
-}
+_NEYSHABUR = "Neyshabur, Tomioka, Srebro, COLT 2015, Corollary 2"
+
+Version = Literal["golowich", "neyshabur"]
 
 
 def frobenius(
@@ -23,8 +25,8 @@ def frobenius(
     /,
     *,
     gamma: ArrayLike | None = None,
-    kind: str = "dominant",
-    version: str = "golowich",
+    kind: Kind = "dominant",
+    version: Version = "golowich",
 ) -> BoundResult:
     r"""Product of Frobenius norms.
 
@@ -64,20 +66,21 @@ def frobenius(
         >>> round(float(frobenius(measured, Sample.of_size(400), gamma=0.5).value), 4)
         0.2
     """
-    check_kind(kind)
-    if version not in _VERSIONS:
-        raise ValueError(f"version: got {version!r}, must be one of {sorted(_VERSIONS)}")
-    logs = factors.log(factors.frobenius(measured))
-    scale, source, name = _scale(measured, sample, gamma, kind, "radius"), _GOLOWICH.format(1), ""
-    depth = factors.number(factors.depth(measured), logs)
+    one_of(kind, "kind", Kind)
+    one_of(version, "version", Version)
+    facts = Facts(measured, sample, gamma)
+    logs = log(facts.frobenius())
+    data = facts.known("radius" if kind == "dominant" else "frobenius")
+    source, name = _GOLOWICH.format(1), "frobenius"
+    depth = facts.number(facts.depth)
     if kind == "dominant":
         log_constant = jnp.log(depth) / 2
     elif version == "golowich":
-        log_constant = jnp.log(jnp.sqrt(2 * jnp.log(factors.number(2, logs)) * depth) + 1)
+        log_constant = jnp.log(jnp.sqrt(2 * jnp.log(facts.number(2)) * depth) + 1)
     else:
-        log_constant = (depth - 1) * jnp.log(factors.number(2, logs))
-        source, name = _VERSIONS[version], "_neyshabur"
-    return _product(measured, logs, scale + log_constant, kind, "frobenius" + name, source)
+        log_constant = (depth - 1) * jnp.log(facts.number(2))
+        source, name = _NEYSHABUR, "frobenius_neyshabur"
+    return _product(facts, logs, data, log_constant, kind, name, source)
 
 
 def one_inf(
@@ -86,7 +89,7 @@ def one_inf(
     /,
     *,
     gamma: ArrayLike | None = None,
-    kind: str = "dominant",
+    kind: Kind = "dominant",
 ) -> BoundResult:
     r"""Product of ``|A_l|_{1,inf}``, the largest 1-norm of the weights of one output unit.
 
@@ -121,36 +124,28 @@ def one_inf(
         >>> round(float(one_inf(measured, sample, gamma=0.5).value), 4)  # 7 sqrt(1 + ln 2) / 10
         0.9108
     """
-    check_kind(kind)
-    logs = factors.log(factors.one_inf(measured))
-    which = "inf_radius" if kind == "dominant" else "column_norm"
-    scale = _scale(measured, sample, gamma, kind, which)
-    d = factors.known(sample, "dimension", logs)
-    extra = 0 if kind == "dominant" else 1
-    inside = factors.number(factors.depth(measured) + extra, logs) + jnp.log(d)
+    one_of(kind, "kind", Kind)
+    facts = Facts(measured, sample, gamma)
+    logs = log(measured.per_layer(measured.one_inf, jnp.max))  # a kernel's and its convolution's
+    explicit = kind == "explicit"
+    data = facts.known("column_norm" if explicit else "inf_radius")
+    inside = facts.number(facts.depth + explicit) + jnp.log(facts.known("dimension"))
     constant = jnp.log(inside) / 2
+    if explicit:
+        constant = constant + jnp.log(facts.number(2))
+    return _product(facts, logs, data, constant, kind, "one_inf", _GOLOWICH.format(2))
+
+
+def _product(
+    facts: Facts, logs: Array, data: Array, constant: Array, kind: Kind, name: str, source: str
+) -> BoundResult:
+    """Norms times ``constant data / (gamma sqrt n)``; explicit: times ``constant data / n``."""
     if kind == "explicit":
-        constant = constant + jnp.log(factors.number(2, logs))
-    return _product(measured, logs, scale + constant, kind, "one_inf", _GOLOWICH.format(2))
-
-
-def _scale(measured, sample, gamma, kind, which):
-    """What depends on the data: norm / (gamma sqrt n), or the explicit form's norm of X / n."""
-    like = measured.operator_norm
-    n = factors.number(sample.n, like)
-    if kind == "explicit":
-        name = "column_norm" if which == "column_norm" else "frobenius"
-        return factors.log(factors.known(sample, name, like)) - jnp.log(n)
-    gamma = factors.margin(sample, gamma, like)
-    return factors.log(factors.known(sample, which, like)) - jnp.log(gamma) - jnp.log(n) / 2
-
-
-def _product(measured, logs, scale, kind, name, source):
-    logs = logs + jnp.log(factors.number(measured.lipschitz, logs))
-    powers = logs * factors.number(factors.uses(measured), logs)
-    return factors.result(
-        measured, scale + jnp.sum(powers), factors.exp(powers), name=name, kind=kind,
-        source=source + (", dominant term" if kind == "dominant" else ""),
-        quantity="dominant term" if kind == "dominant" else "Rademacher",
-        parts="value = scale * product of parts", terms={"scale": factors.exp(scale)},
+        scale = log(data) - jnp.log(facts.n) + constant
+    else:
+        scale = log(data) - jnp.log(facts.gamma) - jnp.log(facts.n) / 2 + constant
+    powers = (logs + facts.log_lipschitz) * facts.times
+    return facts.result(
+        scale + jnp.sum(powers), exp(powers), name=name, kind=kind, source=source,
+        parts="value = scale * product of parts", terms={"scale": exp(scale)},
     )  # fmt: skip

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from rankjax.bounds.result import BoundResult
+from rankjax.bounds._result import BoundResult
 
 _LARGEST = 1e18
 

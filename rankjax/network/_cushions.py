@@ -9,12 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from rankjax.network.paths import Skeleton, array_paths, split_arrays
-from rankjax.network.structure import Structure
-from rankjax.network.tracing import Use, interpret
+from rankjax.network._examples import batches
+from rankjax.network._paths import Skeleton, array_paths, split_arrays
+from rankjax.network._structure import Structure, check_structure
+from rankjax.network._tracing import Use, interpret
 
 
 @partial(
@@ -45,10 +45,10 @@ class Cushions:
     def from_data(
         cls,
         structure: Structure,
-        apply: Callable[[Any, Any], Array],
         params: Any,
         x: Any,
         *,
+        apply: Callable[[Any, Any], Array],
         probes: int = 8,
         batch_size: int = 32,
         seed: int = 0,
@@ -61,9 +61,11 @@ class Cushions:
         Not meant to be differentiated. Cost: ``layers * (probes + 1)`` forward-mode passes.
 
         Raises:
-            ValueError: if a matrix is tied, in a stack, or not used at all.
+            ValueError: for parameters that do not fit the structure; if a matrix is tied, in a
+                stack, or not used at all.
         """
-        wrong = [layer.path for layer in structure.spec if layer.uses > 1 or layer.stacked > 1]
+        check_structure(structure, params)
+        wrong = [layer.path for layer in structure.layers if layer.uses > 1 or layer.stacked > 1]
         if wrong:
             raise ValueError(
                 f"structure: cushions are measured for one matrix a leaf, used once; got {wrong}"
@@ -71,28 +73,27 @@ class Cushions:
         arrays, skeleton = split_arrays(params)
         n = jax.tree.leaves(x)[0].shape[0]
         parts = []
-        for start in range(0, n, batch_size):
-            index = np.minimum(np.arange(start, start + batch_size), n - 1)
+        for index, _ in batches(n, batch_size):
             batch = jax.tree.map(lambda a, index=index: a[index], x)
             keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(index)
-            parts.append(_cushions(structure, apply, skeleton, arrays, batch, keys, probes))
+            parts.append(_cushions(structure, skeleton, arrays, batch, keys, apply, probes))
         # The last batch is padded with copies of the last example, which change no extreme value.
         layer, inter, contraction, output = (jnp.concatenate(a) for a in zip(*parts, strict=True))
         return cls(layer.min(0), inter.min(0), contraction.max(), output.max())
 
 
 @partial(jax.jit, static_argnames=("structure", "apply", "skeleton", "probes"))
-def _cushions(structure: Structure, apply, skeleton: Skeleton, arrays, x, keys, probes: int):
+def _cushions(structure: Structure, skeleton: Skeleton, arrays, x, keys, apply, probes: int):
     params = skeleton.fill(arrays)
     paths = array_paths(params)
-    matrices = structure.layers(params)
+    matrices = structure.matrices(params)
     norms = jnp.concatenate(
         [
             jnp.sqrt(jnp.sum(jnp.square(a), (1, 2, 3)) * (layer.positions or 1))
-            for a, layer in zip(matrices, structure.spec, strict=True)
+            for a, layer in zip(matrices, structure.layers, strict=True)
         ]
     )
-    wanted = {layer.path for layer in structure.spec}
+    wanted = {layer.path for layer in structure.layers}
 
     def run(x, shifts, data=None):
         """The pre-activations of all layers, each shifted by one of ``shifts``, and the outputs."""

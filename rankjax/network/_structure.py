@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
-from rankjax.network.axes import LeftOut, View
-from rankjax.network.convolution import Convolution
-from rankjax.network.paths import path_string, paths_and_leaves
+from rankjax.network._convolution import Convolution
+from rankjax.network._left_out import LeftOut
+from rankjax.network._paths import path_string, paths_and_leaves
+from rankjax.network._view import View
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,14 @@ class Structure:
 
     Static and hashable: pass it through ``jax.jit`` as a static argument or close over it. Printing
     it shows what is included, how it is seen as a matrix, and what is left out and why.
+
+    Attributes:
+        layers: the leaves that are matrices, or stacks of them.
+        left_out: the other leaves, each with the reason.
+        mesh: devices to spread decompositions over, see ``spread_over``.
     """
 
-    spec: tuple[Layer, ...]
+    layers: tuple[Layer, ...]
     left_out: tuple[LeftOut, ...] = ()
     mesh: Mesh | None = None
 
@@ -112,58 +118,58 @@ class Structure:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the layers, one for each member of a stack."""
-        return tuple(name for layer in self.spec for name in layer.names)
+        """Names of the matrices, one for each member of a stack."""
+        return tuple(name for layer in self.layers for name in layer.names)
 
-    def layers(self, params: Any) -> tuple[Array, ...]:
+    def matrices(self, params: Any) -> tuple[Array, ...]:
         """The weight matrices of ``params``, each ``(stacked, parallel, out, in)``.
 
         Pure and traceable; the tree may be any that has these paths with these shapes (parameters,
-        gradients, an initialisation, a pure dictionary of an NNX state).
+        gradients, an initialization, a pure dictionary of an NNX state).
 
         Raises:
             ValueError: if a path is missing or a leaf has another shape.
         """
         return tuple(
             layer.matrix(jnp.asarray(leaf))
-            for layer, leaf in zip(self.spec, self.leaves(params), strict=True)
+            for layer, leaf in zip(self.layers, self.leaves(params), strict=True)
         )
 
     def leaves(self, params: Any) -> tuple[Any, ...]:
-        """The leaves themselves, checked, in the order of ``spec``."""
+        """The leaves themselves, checked, in the order of ``layers``."""
         found = dict(paths_and_leaves(params))
-        for layer in self.spec:
+        for layer in self.layers:
             if layer.path not in found:
                 raise ValueError(
                     f"params has no leaf {layer.path!r}; it holds {sorted(found)} and should hold "
-                    f"{[other.path for other in self.spec]}"
+                    f"{[other.path for other in self.layers]}"
                 )
             got = jnp.shape(found[layer.path])
             if got != layer.shape:
                 raise ValueError(
                     f"params[{layer.path!r}] has shape {got}; this structure expects {layer.shape}"
                 )
-        return tuple(found[layer.path] for layer in self.spec)
+        return tuple(found[layer.path] for layer in self.layers)
 
     def replace(self, params: Any, matrices: Sequence[Array]) -> Any:
         """``params`` with its weight matrices replaced; everything else is kept.
 
-        ``matrices`` are as ``layers`` returns them.
+        ``matrices`` are as the method of that name returns them.
         """
-        pairs = zip(self.spec, matrices, strict=True)
+        pairs = zip(self.layers, matrices, strict=True)
         return self.replace_leaves(params, [layer.leaf(matrix) for layer, matrix in pairs])
 
     def replace_leaves(self, params: Any, leaves: Sequence[Any]) -> Any:
         """``params`` with its weight leaves replaced; ``leaves`` are as ``leaves`` returns them."""
         self.leaves(params)
-        new = {layer.path: leaf for layer, leaf in zip(self.spec, leaves, strict=True)}
+        new = {layer.path: leaf for layer, leaf in zip(self.layers, leaves, strict=True)}
         return jax.tree_util.tree_map_with_path(
             lambda path, leaf: new.get(path_string(path), leaf), params
         )
 
     def __str__(self) -> str:
         rows = [("layer", "leaf", "seen as (out, in)", "matrices", "positions", "Lipschitz after")]
-        for layer in self.spec:
+        for layer in self.layers:
             m, n = layer.matrix_shape
             count = " x ".join(str(c) for c in (layer.stacked, layer.parallel) if c > 1) or "1"
             positions = "?" if layer.positions is None else str(layer.positions)
@@ -171,23 +177,33 @@ class Structure:
             rows.append((layer.path, shape, f"{m} x {n}", count, positions, f"{layer.lipschitz:g}"))
         text = _align(rows)
         if self.left_out:
-            rows = [(leaf.path, str(leaf.shape), leaf.why) for leaf in self.left_out]
+            rows = [(leaf.path, str(leaf.shape), leaf.text) for leaf in self.left_out]
             text += "\n\nleft out\n" + _align(rows)
         return text
 
 
-def check_structure(structure: Any) -> Structure:
+def check_structure(structure: Any, params: Any = None) -> Structure:
     """The structure itself.
 
     Raises:
-        ValueError: anything else, such as parameters that were passed in its place.
+        ValueError: anything else, such as parameters that were passed in its place; ``params``
+            that are given and do not fit.
     """
     if not isinstance(structure, Structure):
         raise ValueError(
             f"structure: got {type(structure).__name__}, must be a Structure from "
             "describe; the structure comes first, then the parameters"
         )
+    if params is not None:
+        structure.leaves(params)
     return structure
+
+
+def check_both(apply: Any, example: Any) -> None:
+    """Raise ``ValueError`` if only one of them is given."""
+    if (apply is None) != (example is None):
+        given = "example" if apply is None else "apply"
+        raise ValueError(f"apply and example belong together; got only {given}")
 
 
 def _align(rows: Sequence[Sequence[str]]) -> str:

@@ -1,14 +1,14 @@
-"""The spectrally-normalised margin bound of Bartlett, Foster and Telgarsky (NeurIPS 2017)."""
+"""The spectrally-normalized margin bound of Bartlett, Foster and Telgarsky (NeurIPS 2017)."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from rankjax.bounds import factors
-from rankjax.bounds.result import BoundResult, check_kind
-from rankjax.network.measure import Measured
-from rankjax.network.sample import Sample
+from rankjax._arguments import one_of
+from rankjax.bounds._facts import Facts, check_delta, log, total
+from rankjax.bounds._result import BoundResult, Kind
+from rankjax.network import Measured, Sample
 
 SOURCE = "Bartlett, Foster, Telgarsky, NeurIPS 2017, Theorem 1.1"
 
@@ -19,7 +19,7 @@ def spectral(
     /,
     *,
     gamma: ArrayLike | None = None,
-    kind: str = "dominant",
+    kind: Kind = "dominant",
     delta: float = 0.05,
 ) -> BoundResult:
     r"""Spectral complexity: products of operator norms times distances in the (2,1) norm.
@@ -35,7 +35,7 @@ def spectral(
     with probability ``1 - delta``, for classes whose norms were fixed before the data are seen (the
     constants are those of Theorem 1.1 with Lemma A.8, recalled; the union over norms that the
     theorem adds is not part of it). Norms are those of the layer as a linear map: for a convolution
-    ``|P| |K|`` and ``positions |K|_{2,1}``.
+    ``Measured.operator_norm`` and ``positions |K|_{2,1}``.
 
     Args:
         measured: from ``measure(structure, params, reference=...)``.
@@ -64,38 +64,27 @@ def spectral(
         >>> round(float(bound.value), 4)  # |X|_F = 20, (2,1) norm = 16
         1.6
     """
-    check_kind(kind)
-    gamma = factors.margin(sample, gamma, measured.operator_norm)
-    n = factors.number(sample.n, gamma)
-    scale = factors.log(factors.number(sample.frobenius, gamma)) - jnp.log(gamma * n)
-    each = scale + factors.log_rest(measured) + factors.log(factors.row_norms_moved(measured))
-    times = jnp.log(factors.number(factors.uses(measured), gamma))
-    log_term, per_layer = factors.total(each + 1.5 * times, 2 / 3)
+    one_of(kind, "kind", Kind)
+    facts = Facts(measured, sample, gamma)
+    n = facts.n
+    scale = log(facts.number(sample.frobenius)) - jnp.log(facts.gamma * n)
+    each = scale + facts.log_rest() + log(facts.row_norms_moved)
+    times = jnp.log(facts.times)
+    log_term, per_layer = total(each + 1.5 * times, 2 / 3)
     parts = "value = (sum of parts)^(3/2)"
     if kind == "dominant":
-        return factors.result(
-            measured, log_term, per_layer, name="spectral", kind=kind, parts=parts,
-            source=f"{SOURCE}, dominant term",
-        )  # fmt: skip
-    confidence = deviation(delta, n)
-    entries = (factors.inputs(measured) * factors.outputs(measured)).max()
-    constant = 72 * jnp.log(factors.number(2 * entries, gamma)) * jnp.log(n)
+        return facts.result(
+            log_term, per_layer, name="spectral", kind=kind, source=SOURCE, parts=parts
+        )
+    check_delta(delta)
+    # What an empirical Rademacher complexity needs on top.
+    confidence = 3 * jnp.sqrt(jnp.log(facts.number(1 / delta)) / (2 * n))
+    entries = (facts.inputs * facts.outputs).max()
+    constant = 72 * jnp.log(facts.number(2 * entries)) * jnp.log(n)
     rest = 8 / n**1.5 + confidence
-    return factors.result(
-        measured, jnp.logaddexp(jnp.log(constant) + log_term, jnp.log(rest)), per_layer,
+    return facts.result(
+        jnp.logaddexp(jnp.log(constant) + log_term, jnp.log(rest)), per_layer,
         name="spectral", kind=kind, quantity="gap", source=f"{SOURCE} and Lemma A.8",
         parts="value = constant (sum of parts)^(3/2) + rest",
         terms={"constant": constant, "rest": rest, "confidence": confidence},
     )  # fmt: skip
-
-
-def deviation(delta: float, n):
-    """``3 sqrt(ln(1/delta) / (2 n))``, what an empirical Rademacher complexity needs on top."""
-    check_delta(delta)
-    return 3 * jnp.sqrt(jnp.log(factors.number(1 / delta, n)) / (2 * n))
-
-
-def check_delta(delta: float) -> None:
-    """Raise ``ValueError`` unless ``delta`` is a probability strictly between 0 and 1."""
-    if not 0 < delta < 1:
-        raise ValueError(f"delta: got {delta}, must be in (0, 1)")

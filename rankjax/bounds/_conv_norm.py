@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from rankjax.bounds import factors
-from rankjax.bounds.result import BoundResult
-from rankjax.network.measure import Measured
-from rankjax.network.sample import Sample
+from rankjax.bounds._facts import Facts, exp, log, total
+from rankjax.bounds._result import BoundResult, Inapplicable
+from rankjax.network import Measured, Sample
 
 SOURCE = "Ledent, Mustafa, Lei, Kloft, AAAI 2021 (arXiv 1905.12430), Theorem 11"
 
@@ -63,40 +62,34 @@ def conv_norm(
         >>> round(float(bound.terms["R"]), 4)  # |I|_F / gamma
         2.8284
     """
-    gamma = factors.margin(sample, gamma, measured.operator_norm)
-    if (factors.uses(measured) > 1).any():
-        raise ValueError("structure: conv_norm does not cover weights that are used more than once")
-    n = factors.number(sample.n, gamma)
-    patches = factors.log(jnp.max(factors.known(sample, "patch_norms", gamma), axis=1))
-    layers = patches.shape[0]
-    if layers != measured.operator_norm.shape[0]:
-        raise ValueError(
-            f"sample: got norms of {layers} layers, measured has "
-            f"{measured.operator_norm.shape[0]}; both must come from one structure"
-        )
-    after = jnp.append(patches[1:], jnp.log(gamma))  # log b_u, u = 1..L
-    growth = factors.log_factors(measured)
+    facts = Facts(measured, sample, gamma)
+    if (facts.uses > 1).any():
+        raise Inapplicable("structure: conv_norm does not cover weights used more than once")
+    n, log_gamma = facts.n, jnp.log(facts.gamma)
+    patches = log(facts.layer_norms())
+    after = jnp.append(patches[1:], log_gamma)  # log b_u, u = 1..L
+    growth = facts.log_factors
     # reach[l, u] = sum of log growth over l < i <= u, minus log b_u; only u >= l
-    i, u = np.arange(layers), np.arange(layers)
-    between = (i[None, None, :] > np.arange(layers)[:, None, None]) & (i <= u[:, None])[None]
+    i = np.arange(len(patches))
+    between = (i[None, None, :] > i[:, None, None]) & (i <= i[:, None])[None]
     reach = jnp.sum(jnp.where(between, growth, 0), -1) - after[None, :]
-    reach = jnp.max(jnp.where(u[None, :] >= np.arange(layers)[:, None], reach, -jnp.inf), axis=1)
-    reach = reach.at[-1].set(-jnp.log(gamma))
+    reach = jnp.max(jnp.where(i[None, :] >= i[:, None], reach, -jnp.inf), axis=1)
+    reach = reach.at[-1].set(-log_gamma)
     rows = measured.per_layer(measured.row_norms_moved, jnp.sum)
-    last = jnp.asarray(np.arange(layers) == layers - 1)
+    last = jnp.asarray(i == i[-1])
     distance = jnp.where(last, measured.frobenius_norm_moved, rows)
-    spots = factors.number(factors.positions(measured), gamma)
-    logs = patches + reach + factors.log(distance) + jnp.where(last, 0, jnp.log(spots) / 2)
-    log_r, per_layer = factors.total(logs, 2 / 3)
-    sizes = jnp.log(factors.number(factors.outputs(measured), gamma))
+    spots = facts.number(facts.positions)
+    logs = patches + reach + log(distance) + jnp.where(last, 0, jnp.log(spots) / 2)
+    log_r, per_layer = total(logs, 2 / 3)
+    sizes = jnp.log(facts.number(facts.outputs))
     log_cover = jnp.logaddexp(
-        jnp.log(factors.number(32, n)) + jnp.max(logs + sizes) + 2 * jnp.log(n),
+        jnp.log(facts.number(32)) + jnp.max(logs + sizes) + 2 * jnp.log(n),
         jnp.log(7 * n) + jnp.max(sizes),
     )
     constant = 768 * jnp.sqrt(log_cover / math.log(2)) * jnp.log(n) / jnp.sqrt(n)
-    return factors.result(
-        measured, jnp.logaddexp(jnp.log(constant) + log_r, jnp.log(4 / n)), per_layer,
-        name="conv_norm", kind="explicit", quantity="Rademacher", source=SOURCE,
+    return facts.result(
+        jnp.logaddexp(jnp.log(constant) + log_r, jnp.log(4 / n)), per_layer,
+        name="conv_norm", kind="explicit", source=SOURCE,
         parts="value = constant (sum of parts)^(3/2) + 4/n",
-        terms={"R": factors.exp(log_r), "constant": constant},
+        terms={"R": exp(log_r), "constant": constant},
     )  # fmt: skip

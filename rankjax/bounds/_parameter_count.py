@@ -5,11 +5,11 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from rankjax.bounds import factors
-from rankjax.bounds.graf import graf_parameters
-from rankjax.bounds.result import BoundResult, check_kind
-from rankjax.network.measure import Measured
-from rankjax.network.sample import Sample
+from rankjax._arguments import one_of
+from rankjax.bounds._facts import Facts, exp, log
+from rankjax.bounds._graf import graf_parameters
+from rankjax.bounds._result import BoundResult, Kind
+from rankjax.network import Measured, Sample
 
 
 def parameter_count(
@@ -18,7 +18,7 @@ def parameter_count(
     /,
     *,
     gamma: ArrayLike | None = None,
-    kind: str = "dominant",
+    kind: Kind = "dominant",
 ) -> BoundResult:
     r"""The number of weights P, shared ones counted once.
 
@@ -48,12 +48,11 @@ def parameter_count(
         >>> round(float(parameter_count(measured, Sample.of_size(400)).value), 4)
         0.2
     """
-    check_kind(kind)
+    one_of(kind, "kind", Kind)
     if kind == "explicit":
         return graf_parameters(measured, sample, gamma=gamma)
-    return _counted(
-        measured, sample, 1.0, "parameter_count", "Long, Sedghi, ICLR 2020, dominant term"
-    )
+    facts = Facts(measured, sample)
+    return _counted(facts, 1.0, "parameter_count", "Long, Sedghi, ICLR 2020")
 
 
 def vc(measured: Measured, sample: Sample, /) -> BoundResult:
@@ -80,9 +79,10 @@ def vc(measured: Measured, sample: Sample, /) -> BoundResult:
         >>> round(float(vc(measured, Sample.of_size(400)).value), 4)  # 0.2 sqrt(ln 16)
         0.333
     """
-    source = "Bartlett, Harvey, Liaw, Mehrabian, JMLR 2019, Theorem 6, dominant term"
-    log_count = jnp.log(factors.number(factors.weights(measured).sum(), measured.operator_norm))
-    return _counted(measured, sample, log_count, "vc", source)
+    facts = Facts(measured, sample)
+    log_count = jnp.log(facts.number(facts.weights.sum()))
+    source = "Bartlett, Harvey, Liaw, Mehrabian, JMLR 2019, Theorem 6"
+    return _counted(facts, log_count, "vc", source)
 
 
 def low_rank(
@@ -127,33 +127,30 @@ def low_rank(
         0.4
     """
     if not c > 0:
-        raise ValueError(f"c: got {c}, must be positive")
-    gamma = factors.margin(sample, gamma, measured.operator_norm)
-    units = jnp.minimum(factors.inputs(measured), factors.outputs(measured))
-    rank = measured.rank(rtol) * factors.number(factors.positions(measured), gamma)
-    rank = jnp.minimum(rank, factors.number(units, gamma))
-    logs = factors.log_factors(measured) + jnp.log(factors.number(c, gamma))
-    powers = logs * factors.number(factors.uses(measured), gamma)
-    n, radius = factors.number(sample.n, gamma), factors.number(sample.radius, gamma)
-    scale = factors.log(radius) - jnp.log(gamma) - jnp.log(n) / 2
-    scale = scale + jnp.log(factors.number(factors.depth(measured), gamma))
-    scale = scale + jnp.log(factors.number(factors.width(measured), gamma)) / 2
-    log_value = scale + factors.log(jnp.min(rank)) + jnp.sum(powers)
-    return factors.result(
-        measured, log_value, factors.exp(powers), name="low_rank" if c == 1 else f"low_rank_c{c:g}",
+        raise ValueError(f"c: got {c}, must be > 0")
+    facts = Facts(measured, sample, gamma)
+    units = jnp.minimum(facts.inputs, facts.outputs)
+    rank = measured.numerical_rank(rtol) * facts.number(facts.positions)
+    rank = jnp.minimum(rank, facts.number(units))
+    logs = facts.log_factors + jnp.log(facts.number(c))
+    powers = logs * facts.times
+    radius = facts.number(sample.radius)
+    scale = log(radius) - jnp.log(facts.gamma) - jnp.log(facts.n) / 2
+    scale = scale + jnp.log(facts.number(facts.depth))
+    scale = scale + jnp.log(facts.number(facts.width)) / 2
+    log_value = scale + log(jnp.min(rank)) + jnp.sum(powers)
+    return facts.result(
+        log_value, exp(powers), name="low_rank" if c == 1 else f"low_rank_c{c:g}",
         kind="dominant", parts="value = scale * smallest rank * product of parts",
-        source="Pinto, Rangamani, Poggio 2025 (as in arXiv 2510.21945), dominant term",
-        terms={"rank": rank, "scale": factors.exp(scale)},
+        source="Pinto, Rangamani, Poggio 2025 (as in arXiv 2510.21945)",
+        terms={"rank": rank, "scale": exp(scale)},
     )  # fmt: skip
 
 
-def _counted(measured, sample, extra, name, source):
-    like = measured.operator_norm
-    counts = factors.number(factors.weights(measured), like)
-    depth = factors.number(factors.depth(measured), like)
-    per_layer = counts * depth * extra / factors.number(sample.n, like)
-    return factors.result(
-        measured, jnp.log(jnp.sum(per_layer)) / 2, per_layer, name=name, kind="dominant",
-        source=source, parts="value = sqrt(sum of parts)",
-        terms={"parameters": factors.number(factors.weights(measured).sum(), like)},
+def _counted(facts: Facts, extra: ArrayLike, name: str, source: str) -> BoundResult:
+    per_layer = facts.number(facts.weights) * facts.number(facts.depth) * extra / facts.n
+    return facts.result(
+        jnp.log(jnp.sum(per_layer)) / 2, per_layer, name=name, kind="dominant", source=source,
+        parts="value = sqrt(sum of parts)",
+        terms={"parameters": facts.number(facts.weights.sum())},
     )  # fmt: skip

@@ -8,10 +8,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from rankjax.bounds import factors
-from rankjax.bounds.result import BoundResult
-from rankjax.network.measure import Measured
-from rankjax.network.sample import Sample
+from rankjax.bounds._facts import Facts, exp, log
+from rankjax.bounds._result import BoundResult
+from rankjax.network import Measured, Sample
 
 SOURCE = "Graf, Zeng, Rieck, Niethammer, Kwitt, NeurIPS 2022, Theorem 3.5({})"
 _ZETA = 2.612375348685488  # zeta(3/2)
@@ -57,17 +56,17 @@ def graf_norm(
         >>> round(float(bound.per_layer[0]), 4)  # C = 8
         4.0
     """
-    gamma = factors.margin(sample, gamma, measured.operator_norm)
-    n = factors.number(sample.n, gamma)
-    rounded = _ceil(_log_c(measured, sample, gamma) * (2 / 3))
-    per_layer = rounded * factors.number(factors.uses(measured), gamma)
+    facts = Facts(measured, sample, gamma)
+    n = facts.n
+    rounded = _ceil(_log_c(facts) * (2 / 3))
+    per_layer = rounded * facts.times
     harmonic = jax.scipy.special.digamma(n) + np.euler_gamma
-    entries = factors.number(2 * factors.weights(measured).max(), gamma)
+    entries = facts.number(2 * facts.weights.max())
     scale = 12 * harmonic / jnp.sqrt(n) * jnp.sqrt(jnp.log(entries))
-    log_term = jnp.log(scale) + 1.5 * factors.log(jnp.sum(per_layer))
-    return factors.result(
-        measured, jnp.logaddexp(log_term, jnp.log(4 / n)), per_layer, name="graf_norm",
-        kind="explicit", quantity="Rademacher", source=SOURCE.format("a"),
+    log_term = jnp.log(scale) + 1.5 * log(jnp.sum(per_layer))
+    return facts.result(
+        jnp.logaddexp(log_term, jnp.log(4 / n)), per_layer, name="graf_norm",
+        kind="explicit", source=SOURCE.format("a"),
         parts="value = scale (sum of parts)^(3/2) + 4/n", terms={"scale": scale},
     )  # fmt: skip
 
@@ -109,35 +108,34 @@ def graf_parameters(
         >>> round(float(bound.value), 2)
         4.42
     """
-    gamma = factors.margin(sample, gamma, measured.operator_norm)
-    n = factors.number(sample.n, gamma)
-    depth = factors.number(factors.depth(measured), gamma)
-    log_square = 2 * (_log_c(measured, sample, gamma) + jnp.log(depth))
+    facts = Facts(measured, sample, gamma)
+    n = facts.n
+    depth = facts.number(facts.depth)
+    log_square = 2 * (_log_c(facts) + jnp.log(depth))
     # Past 2^24 a float32 is whole anyway; the logarithm cannot overflow.
     big = log_square > 16
     square = _ceil(jnp.where(big, 0, log_square))
     log_count = jnp.where(big, log_square, jnp.log1p(square))
     inside = log_count + _psi(jnp.where(big, jnp.inf, square))
-    counts = factors.number(2 * factors.weights(measured) * factors.uses(measured), gamma)
+    counts = facts.number(2 * facts.weights * facts.uses)
     per_layer = 144 / n * counts * inside
-    return factors.result(
-        measured, factors.log(jnp.sum(per_layer)) / 2, per_layer, name="graf_parameters",
-        kind="explicit", quantity="Rademacher", source=SOURCE.format("b"),
+    return facts.result(
+        log(jnp.sum(per_layer)) / 2, per_layer, name="graf_parameters",
+        kind="explicit", source=SOURCE.format("b"),
         parts="value = sqrt(sum of parts)",
-        terms={"parameters": factors.number(factors.weights(measured).sum(), gamma)},
+        terms={"parameters": facts.number(facts.weights.sum())},
     )  # fmt: skip
 
 
-def _log_c(measured: Measured, sample: Sample, gamma: Array) -> Array:
-    n = factors.number(sample.n, gamma)
-    data = factors.log(factors.number(sample.frobenius, gamma)) - jnp.log(n) / 2
-    taps = measured.per_layer(measured.tap_norms_moved, jnp.sum)
-    return jnp.log(4 / gamma) + data + factors.log_rest(measured) + factors.log(taps)
+def _log_c(facts: Facts) -> Array:
+    data = log(facts.number(facts.sample.frobenius)) - jnp.log(facts.n) / 2
+    taps = facts.measured.per_layer(facts.measured.tap_norms_moved, jnp.sum)
+    return jnp.log(4 / facts.gamma) + data + facts.log_rest() + log(taps)
 
 
 def _ceil(log_value: Array) -> Array:
     """``ceil(exp(log_value))``; what is whole up to rounding is not lifted to the next number."""
-    return jnp.ceil(factors.exp(log_value) * (1 - 32 * jnp.finfo(log_value.dtype).eps))
+    return jnp.ceil(exp(log_value) * (1 - 32 * jnp.finfo(log_value.dtype).eps))
 
 
 def _psi(x: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,10 +14,17 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from rankjax._arguments import at_least_float32, concrete
-from rankjax.network.cushions import Cushions
-from rankjax.network.paths import Skeleton, array_paths, split_arrays
-from rankjax.network.structure import Structure
-from rankjax.network.tracing import Use, interpret
+from rankjax.network._cushions import Cushions
+from rankjax.network._examples import (
+    batches,
+    check_labels,
+    logits_of_one,
+    margin_of,
+    number_of_examples,
+)
+from rankjax.network._paths import Skeleton, array_paths, split_arrays
+from rankjax.network._structure import Structure, check_structure
+from rankjax.network._tracing import Use, interpret
 
 
 @partial(
@@ -28,7 +35,6 @@ from rankjax.network.tracing import Use, interpret
         "frobenius",
         "margins",
         "patch_norms",
-        "gather_norms",
         "inf_radius",
         "column_norm",
         "dimension",
@@ -38,7 +44,7 @@ from rankjax.network.tracing import Use, interpret
 )
 @dataclass(frozen=True)
 class Sample:
-    """A sample of ``n`` labelled examples, as seen by the bounds (a pytree of arrays).
+    """A sample of ``n`` labeled examples, as seen by the bounds (a pytree of arrays).
 
     Attributes:
         n: number of examples.
@@ -48,7 +54,6 @@ class Sample:
         patch_norms: ``(layers, n)``, the largest 2-norm of a vector that the layer's matrix is
             applied to in example i (a patch of a convolution, a token, the whole input of a dense
             layer); ``None`` if unknown.
-        gather_norms: ``(layers, n)``, the 2-norm of all those vectors together, ``|P h(x_i)|_F``.
         inf_radius: ``max_i |x_i|_inf``; ``None`` if unknown, like the following.
         column_norm: ``max_j sqrt(sum_i x_ij^2)``.
         dimension: number of entries of an input.
@@ -60,7 +65,6 @@ class Sample:
     frobenius: ArrayLike
     margins: Array | None = None
     patch_norms: Array | None = None
-    gather_norms: Array | None = None
     inf_radius: ArrayLike | None = None
     column_norm: ArrayLike | None = None
     dimension: ArrayLike | None = None
@@ -101,11 +105,11 @@ class Sample:
     def from_data(
         cls,
         structure: Structure,
-        apply: Callable[[Any, Any], Array],
         params: Any,
         x: Any,
         y: ArrayLike,
         *,
+        apply: Callable[[Any, Any], Array],
         batch_size: int = 1024,
     ) -> Sample:
         """Measure a sample with the network: margins, input norms and every layer's input norms.
@@ -115,25 +119,27 @@ class Sample:
 
         Args:
             structure: from ``describe(params, apply=..., example=...)``, or by names.
-            apply: ``apply(params, x) -> logits (batch, classes)``, in inference mode.
             params: the parameters.
             x: inputs with a leading example axis (an array or a tree of arrays).
             y: integer labels, shape ``(n,)``.
+            apply: ``apply(params, x) -> logits (batch, classes)``, in inference mode.
             batch_size: examples in one call.
 
         Raises:
-            ValueError: for labels of another shape, dtype or range, or outputs that are not logits.
+            ValueError: for parameters that do not fit the structure, labels of another shape, dtype
+                or range, or outputs that are not logits.
         """
+        check_structure(structure, params)
         y = np.asarray(y)
         n = number_of_examples(x, y, batch_size)
         arrays, skeleton = split_arrays(params)
         parts = []
         for index, real in batches(n, batch_size):
             batch = jax.tree.map(lambda a, index=index: a[index], x)
-            out = _observe(structure, apply, skeleton, arrays, batch, y[index])
+            out = _observe(structure, skeleton, arrays, batch, y[index], apply)
             parts.append(jax.tree.map(lambda a, real=real: a[:real], out))
         joined = jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
-        norms, margins, patch, gather, classes = joined
+        norms, margins, patch, classes = joined
         check_labels(y, int(classes[0]))
         return cls(
             n=n,
@@ -141,7 +147,6 @@ class Sample:
             frobenius=jnp.sqrt(jnp.sum(jnp.square(norms))),
             margins=margins,
             patch_norms=patch.T,
-            gather_norms=gather.T,
             **_entry_norms(x, batch_size),
         )
 
@@ -208,30 +213,16 @@ def _entry_norms(x: Any, batch_size: int) -> dict[str, Any]:
     return {"inf_radius": largest, "column_norm": columns, "dimension": dimension}
 
 
-def number_of_examples(x: Any, y: np.ndarray, batch_size: int) -> int:
-    """n, after checking that labels and inputs fit together."""
-    sizes = {a.shape[0] if np.ndim(a) else None for a in jax.tree.leaves(x)}
-    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer) or y.size == 0:
-        raise ValueError(
-            f"y: got shape {y.shape} of {y.dtype}, must be a non-empty vector of integers"
-        )
-    if sizes != {len(y)}:
-        raise ValueError(f"x: got leading axes {sizes}, must all be {len(y)}, the length of y")
-    if batch_size < 1:
-        raise ValueError(f"batch_size: got {batch_size}, must be at least 1")
-    return len(y)
-
-
 @partial(jax.jit, static_argnames=("structure", "apply", "skeleton"))
 def _observe(
     structure: Structure,
-    apply: Callable[[Any, Any], Any],
     skeleton: Skeleton,
     arrays: list[Array],
     x: Any,
     y: Array,
+    apply: Callable[[Any, Any], Any],
 ) -> tuple[Array, ...]:
-    """Per example: input norm, margin, per layer the patch and gather norms; number of classes."""
+    """Per example: input norm, margin, patch norm per layer; number of classes."""
     params = skeleton.fill(arrays)
     paths = array_paths(params)
 
@@ -247,61 +238,22 @@ def _observe(
         logits = logits_of_one(trace.output)
         squares = [jnp.sum(jnp.square(at_least_float32(a))) for a in jax.tree.leaves(x)]
         norm = jnp.sqrt(sum(squares[1:], squares[0]))
-        patch, gather = _layer_norms(structure, rows)
-        return norm, margin_of(logits, y), patch, gather, jnp.asarray(logits.shape[0])
+        patch = _layer_norms(structure, rows)
+        return norm, margin_of(logits, y), patch, jnp.asarray(logits.shape[0])
 
     return jax.vmap(one)(x, y)
 
 
-def _layer_norms(structure: Structure, rows: dict[str, list[Array]]) -> tuple[Array, Array]:
-    """Largest and total row norm per layer; a layer used several times takes the largest."""
-    patch, gather = [], []
-    for layer in structure.spec:
+def _layer_norms(structure: Structure, rows: dict[str, list[Array]]) -> Array:
+    """Largest row norm per layer, also of a layer that is used several times."""
+    found = []
+    for layer in structure.layers:
         if layer.path not in rows:
             raise ValueError(
                 f"apply never multiplies {layer.path!r} with the data; leave it out by mask="
             )
-        uses = rows[layer.path]
         for member in range(layer.stacked):
             # The members of a stack are used in turn; a tied matrix is used again and again.
-            mine = uses[member :: layer.stacked]
-            patch.append(jnp.sqrt(jnp.max(jnp.stack([jnp.max(r) for r in mine]))))
-            gather.append(jnp.sqrt(jnp.max(jnp.stack([jnp.sum(r) for r in mine]))))
-    return jnp.stack(patch), jnp.stack(gather)
-
-
-def batches(n: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Indices of one batch after another, and how many of them count.
-
-    All have ``batch_size`` entries, so that nothing is compiled anew for the last one: it is filled
-    up with the last example.
-    """
-    for start in range(0, n, batch_size):
-        index = np.minimum(np.arange(start, start + batch_size), n - 1)
-        yield index, min(batch_size, n - start)
-
-
-def check_labels(y: np.ndarray, classes: int) -> None:
-    """Raise ``ValueError`` unless the labels are those of the classes that ``apply`` returns."""
-    if y.min() < 0 or y.max() >= classes:
-        raise ValueError(
-            f"y: got labels from {y.min()} to {y.max()}; apply returns {classes} classes, so "
-            f"allowed are 0 to {classes - 1}"
-        )
-
-
-def logits_of_one(output: Any) -> Array:
-    """What ``apply`` returns for a batch of one example, as ``(classes,)``."""
-    logits = jnp.asarray(output)
-    if logits.ndim != 2 or logits.shape[0] != 1 or logits.shape[1] < 2:
-        raise ValueError(
-            f"apply: got outputs of shape {logits.shape} for one example, "
-            "must be logits of shape (1, classes) with at least 2 classes"
-        )
-    return logits[0]
-
-
-def margin_of(logits: Array, y: Array) -> Array:
-    """``f(x)_y - max_{j != y} f(x)_j`` of one example."""
-    others = jnp.where(jnp.arange(logits.shape[0]) == y, -jnp.inf, logits)
-    return logits[y] - jnp.max(others)
+            mine = rows[layer.path][member :: layer.stacked]
+            found.append(jnp.sqrt(jnp.max(jnp.stack([jnp.max(r) for r in mine]))))
+    return jnp.stack(found)

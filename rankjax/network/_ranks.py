@@ -12,12 +12,10 @@ from jax import Array
 
 from rankjax._arguments import at_least_float32
 from rankjax.matrix import singular_values, spectrum
-from rankjax.network.measure import Measured
-from rankjax.network.paths import Skeleton, array_paths, split_arrays
-from rankjax.network.structure import Structure
-from rankjax.network.tracing import Use, interpret
-
-RANKS = ("numerical", "stable", "effective")
+from rankjax.network._measured import Measured
+from rankjax.network._paths import Skeleton, array_paths, split_arrays
+from rankjax.network._structure import Structure, check_structure
+from rankjax.network._tracing import Use, interpret
 
 
 def weight_ranks(measured: Measured, *, rtol: float = 1e-3) -> dict[str, Array]:
@@ -43,50 +41,57 @@ def weight_ranks(measured: Measured, *, rtol: float = 1e-3) -> dict[str, Array]:
         (2.0, 1.25)
     """
     return {
-        name: measured.per_layer(tuple(_rank(name, s, rtol) for s in measured.sigma), jnp.sum)
-        for name in RANKS
+        "numerical": measured.numerical_rank(rtol),
+        "stable": measured.stable_rank,
+        "effective": measured.effective_rank,
     }
 
 
 def activation_ranks(
     structure: Structure,
-    apply: Callable[[Any, Any], Array],
     params: Any,
     x: Any,
     *,
+    apply: Callable[[Any, Any], Array],
     rtol: float = 1e-3,
 ) -> dict[str, Array]:
     """Ranks of what each layer is applied to, over the examples ``x``.
 
     The inputs of a layer, one row an example (flattened), make a matrix ``(examples, units)``; its
     ranks are those of ``weight_ranks``. The first layer's are those of the data. Nothing is
-    centred. A layer that is used several times is judged at its first use.
+    centered. A layer that is used several times is judged at its first use.
 
     Args:
         structure: from ``describe``, for one matrix a leaf.
-        apply: ``apply(params, x) -> outputs``.
         params: the parameters.
         x: inputs with a leading example axis; no more examples than fit in memory with all hidden
             activations.
+        apply: ``apply(params, x) -> outputs``.
         rtol: for the numerical rank.
 
     Returns:
         ``(layers,)`` for each of ``numerical``, ``stable``, ``effective``.
 
     Raises:
-        ValueError: for stacked layers.
+        ValueError: for stacked layers, and for parameters that do not fit the structure.
     """
-    stacked = [layer.path for layer in structure.spec if layer.stacked > 1]
+    check_structure(structure, params)
+    stacked = [layer.path for layer in structure.layers if layer.stacked > 1]
     if stacked:
         raise ValueError(f"structure: activations of stacked layers are not told apart: {stacked}")
     arrays, skeleton = split_arrays(params)
-    spectra = _activation_spectra(structure, apply, skeleton, arrays, x)
-    return {name: jnp.stack([_rank(name, s, rtol) for s in spectra]) for name in RANKS}
+    spectra = _activation_spectra(structure, skeleton, arrays, x, apply)
+    ranks = {
+        "numerical": partial(spectrum.numerical_rank, rtol=rtol),
+        "stable": spectrum.stable_rank,
+        "effective": spectrum.effective_rank,
+    }
+    return {name: jnp.stack([rank(s) for s in spectra]) for name, rank in ranks.items()}
 
 
 @partial(jax.jit, static_argnames=("structure", "apply", "skeleton"))
 def _activation_spectra(
-    structure: Structure, apply, skeleton: Skeleton, arrays: list[Array], x: Any
+    structure: Structure, skeleton: Skeleton, arrays: list[Array], x: Any, apply
 ) -> list[Array]:
     paths = array_paths(skeleton.fill(arrays))
 
@@ -98,12 +103,6 @@ def _activation_spectra(
 
         batch = jax.tree.map(lambda a: a[None], x)
         interpret(lambda p, x: apply(skeleton.fill(p), x), arrays, batch, on_use)
-        return [seen[layer.path] for layer in structure.spec]
+        return [seen[layer.path] for layer in structure.layers]
 
     return [singular_values(matrix) for matrix in jax.vmap(one)(x)]
-
-
-def _rank(name: str, sigma: Array, rtol: float) -> Array:
-    if name == "numerical":
-        return spectrum.numerical_rank(sigma, rtol=rtol)
-    return spectrum.stable_rank(sigma) if name == "stable" else spectrum.effective_rank(sigma)

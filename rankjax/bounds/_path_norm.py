@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from rankjax.bounds import factors
-from rankjax.bounds.result import BoundResult, check_kind
-from rankjax.network.measure import Measured
-from rankjax.network.sample import Sample
+from rankjax._arguments import one_of
+from rankjax.bounds._facts import Facts, exp, log
+from rankjax.bounds._result import BoundResult, Inapplicable, Kind
+from rankjax.network import Measured, Sample
 
 _SOURCES = {
     1: "Golowich, Rakhlin, Shamir, COLT 2018, Theorem 2, "
@@ -22,9 +24,9 @@ def path_norm(
     sample: Sample,
     /,
     *,
-    order: int = 1,
+    order: Literal[1, 2] = 1,
     gamma: ArrayLike | None = None,
-    kind: str = "dominant",
+    kind: Kind = "dominant",
 ) -> BoundResult:
     r"""L1 or L2 path norm, the largest over the outputs.
 
@@ -48,7 +50,7 @@ def path_norm(
         kind: ``"dominant"`` or ``"explicit"``.
 
     Returns:
-        ``BoundResult``; NaN where the network is not positively homogeneous (tanh, normalisation).
+        ``BoundResult``; NaN where the network is not positively homogeneous (tanh, normalization).
         ``per_layer``: paths run through all layers, so each gets the L-th root of the path norm, to
         the power of its uses. ``terms["path_norm"]`` is the norm itself.
 
@@ -68,36 +70,32 @@ def path_norm(
         >>> round(float(path_norm(measured, sample, gamma=1.0).terms["path_norm"]), 4)
         6.0
     """
-    check_kind(kind)
+    one_of(kind, "kind", Kind)
     if order not in _SOURCES:
         raise ValueError(f"order: got {order!r}, must be 1 or 2")
+    facts = Facts(measured, sample, gamma)
     if measured.path_norms is None:
-        raise ValueError("measured: path norms need measure(..., apply=..., example=...)")
-    norm = measured.path_norms[order - 1]
-    n = factors.number(sample.n, norm)
-    depth = factors.number(factors.depth(measured), norm)
+        raise Inapplicable("measured: path norms need measure(..., apply=..., example=...)")
+    norm = facts.number(measured.path_norms[order - 1])
+    depth = facts.number(facts.depth)
     explicit = kind == "explicit"
     if order == 1:
-        d = factors.known(sample, "dimension", norm)
-        inside = depth + (1 if explicit else 0) + jnp.log(d)
-        size = factors.known(sample, "column_norm" if explicit else "inf_radius", norm)
-        scale = jnp.log(inside) / 2 + factors.log(size)
-        scale = scale + jnp.log(2 / n) if explicit else scale - jnp.log(n) / 2
+        inside = depth + (1 if explicit else 0) + jnp.log(facts.known("dimension"))
+        size = facts.known("column_norm" if explicit else "inf_radius")
+        scale = jnp.log(inside) / 2 + log(size)
+        scale = scale + jnp.log(2 / facts.n) if explicit else scale - jnp.log(facts.n) / 2
     else:
-        h = factors.number(factors.width(measured), norm)
-        scale = factors.log(factors.known(sample, "radius", norm)) - jnp.log(n) / 2
-        scale = scale + (depth - 1) * (jnp.log(factors.number(2, norm)) + jnp.log(h) / 2)
+        h = facts.number(facts.width)
+        scale = log(facts.known("radius")) - jnp.log(facts.n) / 2
+        scale = scale + (depth - 1) * (jnp.log(facts.number(2)) + jnp.log(h) / 2)
         if explicit:
-            d = factors.known(sample, "dimension", norm)
+            d = facts.known("dimension")
             scale = scale + jnp.log(jnp.minimum(2, 4 * jnp.log(2 * d))) / 2
     if not explicit:
-        scale = scale - jnp.log(factors.margin(sample, gamma, norm))
-    logs = factors.log(norm)
-    per_layer = factors.exp(logs * factors.number(factors.uses(measured), norm) / depth)
-    return factors.result(
-        measured, scale + logs, per_layer, name=f"path_norm_{order}", kind=kind,
-        source=_SOURCES[order] + ("" if explicit else ", dominant term"),
-        quantity="Rademacher" if explicit else "dominant term",
-        parts="value = scale * product of parts (equal shares)",
-        terms={"path_norm": norm, "scale": factors.exp(scale)},
+        scale = scale - jnp.log(facts.gamma)
+    logs = log(norm)
+    return facts.result(
+        scale + logs, exp(logs * facts.times / depth), name=f"path_norm_{order}", kind=kind,
+        source=_SOURCES[order], parts="value = scale * product of parts (equal shares)",
+        terms={"path_norm": norm, "scale": exp(scale)},
     )  # fmt: skip

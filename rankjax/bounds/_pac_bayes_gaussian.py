@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from rankjax.bounds import factors
-from rankjax.bounds.binary_kl import kl_inverse
-from rankjax.bounds.result import BoundResult
-from rankjax.bounds.spectral import check_delta
-from rankjax.network.measure import Measured
-from rankjax.network.perturbed import Perturbed
-from rankjax.network.sample import Sample
+from rankjax.bounds._binary_kl import kl_inverse
+from rankjax.bounds._facts import Facts, check_delta, log
+from rankjax.bounds._result import BoundResult
+from rankjax.network import Measured, Perturbed, Sample
 
 SOURCE = "Dziugaite, Roy, UAI 2017; Maurer 2004, Theorem 5"
 _STEPS_PER_FACTOR_OF_TWO = 8
@@ -38,7 +35,7 @@ def pac_bayes_gaussian(
     trial scales at once. ``delta_1 = delta_2 = delta / 2``. The best scale is reported; the value
     bounds the error itself, not a gap.
 
-    ``w_0`` must not depend on the sample: 0, or the initialisation.
+    ``w_0`` must not depend on the sample: 0, or the initialization.
 
     Args:
         measured: from ``measure``; only shares of the layers are taken from it.
@@ -67,26 +64,26 @@ def pac_bayes_gaussian(
         0.02
     """
     check_delta(delta)
-    like = measured.operator_norm
-    n = factors.number(sample.n, like)
-    d = factors.number(perturbed.parameters, like)
-    distance = perturbed.squared_distance.astype(like.dtype)
-    variance = jnp.square(perturbed.scales.astype(like.dtype))
+    facts = Facts(measured, sample)
+    n = facts.n
+    d = facts.number(perturbed.parameters)
+    distance = facts.number(perturbed.squared_distance)
+    variance = jnp.square(facts.number(perturbed.scales))
     best = variance + distance / d
     j = jnp.round(_STEPS_PER_FACTOR_OF_TWO * jnp.log2(best))
     prior = 2 ** (j / _STEPS_PER_FACTOR_OF_TWO)
     kl = d / 2 * jnp.log(prior / variance) + (d * variance + distance) / (2 * prior) - d / 2
     code = jnp.log(1.5 * (jnp.abs(j) + 1) * (jnp.abs(j) + 2))
     trials, draws = perturbed.errors.shape
-    mean = jnp.mean(perturbed.errors.astype(like.dtype), axis=1)
-    confidence = jnp.log(factors.number(4 * trials / delta, like)) / draws
+    mean = jnp.mean(facts.number(perturbed.errors), axis=1)
+    confidence = jnp.log(facts.number(4 * trials / delta)) / draws
     noisy = kl_inverse(mean, confidence)
     budget = (kl + code + jnp.log(4 * jnp.sqrt(n) / delta)) / n
     values = kl_inverse(noisy, budget)
     which = jnp.argmin(values)
     shares = jnp.square(measured.frobenius_norm_moved) / (2 * prior[which])
-    return factors.result(
-        measured, factors.log(values[which]), shares, name="pac_bayes_gaussian", kind="explicit",
+    return facts.result(
+        log(values[which]), shares, name="pac_bayes_gaussian", kind="explicit",
         quantity="error", source=SOURCE, parts="parts: distance part of KL",
         terms={"scale": perturbed.scales[which], "kl": kl[which], "empirical_error": noisy[which],
                "prior_variance": prior[which], "values": values},

@@ -5,12 +5,11 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from rankjax.bounds import factors
-from rankjax.bounds.result import BoundResult
-from rankjax.network.measure import Measured
-from rankjax.network.sample import Sample
+from rankjax.bounds._facts import Facts, log, total
+from rankjax.bounds._result import BoundResult, Inapplicable
+from rankjax.network import Measured, Sample
 
-SOURCE = "Arora, Ge, Neyshabur, Zhang, ICML 2018, Theorem 4.1, dominant term"
+SOURCE = "Arora, Ge, Neyshabur, Zhang, ICML 2018, Theorem 4.1"
 
 
 def compression(
@@ -51,22 +50,20 @@ def compression(
         >>> round(float(compression(measured, sample, gamma=0.5).value), 4)
         0.2
     """
-    like = measured.operator_norm
-    gamma = factors.margin(sample, gamma, like)
-    if sample.cushions is None:
-        raise ValueError(
+    facts = Facts(measured, sample, gamma)
+    cushions = sample.cushions
+    if cushions is None:
+        raise Inapplicable(
             "sample: cushions are unknown; use sample.with_cushions(Cushions.from_data(...))"
         )
-    cushions = sample.cushions
-    n = factors.number(sample.n, like)
-    scale = jnp.log(factors.number(cushions.contraction, like))
-    scale = scale + factors.log(factors.number(cushions.output, like)) - jnp.log(gamma)
-    scale = scale + jnp.log(factors.number(factors.depth(measured), like)) - jnp.log(n) / 2
-    times = jnp.log(factors.number(factors.uses(measured), like)) / 2
-    cushion = cushions.layer.astype(like.dtype) * cushions.interlayer.astype(like.dtype)
-    log_value, per_layer = factors.total(scale + times - jnp.log(cushion), 2)
-    return factors.result(
-        measured, log_value, per_layer, name="compression", kind="dominant", source=SOURCE,
+    scale = jnp.log(facts.number(cushions.contraction))
+    scale = scale + log(facts.number(cushions.output)) - jnp.log(facts.gamma)
+    scale = scale + jnp.log(facts.number(facts.depth)) - jnp.log(facts.n) / 2
+    times = jnp.log(facts.times) / 2
+    cushion = facts.number(cushions.layer) * facts.number(cushions.interlayer)
+    log_value, per_layer = total(scale + times - jnp.log(cushion), 2)
+    return facts.result(
+        log_value, per_layer, name="compression", kind="dominant", source=SOURCE,
         parts="value = sqrt(sum of parts)",
         terms={"layer_cushion": cushions.layer, "interlayer_cushion": cushions.interlayer},
     )  # fmt: skip

@@ -5,11 +5,10 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from rankjax.bounds import factors
-from rankjax.bounds.result import BoundResult, check_kind
-from rankjax.bounds.spectral import check_delta
-from rankjax.network.measure import Measured
-from rankjax.network.sample import Sample
+from rankjax._arguments import one_of
+from rankjax.bounds._facts import Facts, check_delta, exp, log, total
+from rankjax.bounds._result import BoundResult, Kind
+from rankjax.network import Measured, Sample
 
 SOURCE = "Neyshabur, Bhojanapalli, Srebro, ICLR 2018, Theorem 1"
 
@@ -20,7 +19,7 @@ def pac_bayes_spectral(
     /,
     *,
     gamma: ArrayLike | None = None,
-    kind: str = "dominant",
+    kind: Kind = "dominant",
     delta: float = 0.05,
 ) -> BoundResult:
     r"""Weights that may be perturbed by Gaussian noise without changing a margin by gamma / 2.
@@ -36,7 +35,7 @@ def pac_bayes_spectral(
         KL   = 42^2 B^2 L^2 h ln(4 h L) S^2 / (2 gamma^2) sum_l |A_l|_F^2 / |A_l|^2
         gap <= 4 sqrt((KL + ln(6 n L n^{1/(2 L)} / delta)) / (n - 1))
 
-    The theorem has ``M_l = 0``: its proof rescales the layers, and a fixed prior centre does not
+    The theorem has ``M_l = 0``: its proof rescales the layers, and a fixed prior center does not
     follow. The explicit form therefore takes ``|A_l|_F`` whatever the reference. Norms are those of
     the layer as a linear map. The theorem is about ReLU networks without biases.
 
@@ -66,31 +65,31 @@ def pac_bayes_spectral(
         >>> round(float(bound.value), 4)  # sqrt(4 * 4 / (0.25 * 400))
         0.4
     """
-    check_kind(kind)
-    gamma = factors.margin(sample, gamma, measured.operator_norm)
-    n = factors.number(sample.n, gamma)
-    h, layers = factors.width(measured), factors.depth(measured)
-    moved = factors.frobenius(measured, moved=kind == "dominant")
-    scale = factors.log(factors.number(sample.radius, gamma)) - jnp.log(gamma)
-    scale = scale + jnp.log(factors.number(layers, gamma))
-    scale = scale + jnp.log(factors.number(h, gamma)) / 2
-    times = jnp.log(factors.number(factors.uses(measured), gamma)) / 2
-    each = scale + factors.log_rest(measured) + factors.log(moved) + times
+    one_of(kind, "kind", Kind)
+    facts = Facts(measured, sample, gamma)
+    n = facts.n
+    h, layers = facts.width, facts.depth
+    moved = facts.frobenius(moved=kind == "dominant")
+    scale = log(facts.number(sample.radius)) - jnp.log(facts.gamma)
+    scale = scale + jnp.log(facts.number(layers))
+    scale = scale + jnp.log(facts.number(h)) / 2
+    times = jnp.log(facts.times) / 2
+    each = scale + facts.log_rest() + log(moved) + times
     if kind == "dominant":
-        log_value, per_layer = factors.total(each - jnp.log(n) / 2, 2)
-        return factors.result(
-            measured, log_value, per_layer, name="pac_bayes_spectral", kind=kind,
-            source=f"{SOURCE}, dominant term", parts="value = sqrt(sum of parts)",
+        log_value, per_layer = total(each - jnp.log(n) / 2, 2)
+        return facts.result(
+            log_value, per_layer, name="pac_bayes_spectral", kind=kind, source=SOURCE,
+            parts="value = sqrt(sum of parts)",
         )  # fmt: skip
     check_delta(delta)
-    constant = 42**2 / 2 * jnp.log(factors.number(4 * h * layers, gamma))
-    log_root, per_layer = factors.total(each + jnp.log(constant) / 2, 2)
-    union = jnp.log(factors.number(6 * layers / delta, gamma)) + (1 + 0.5 / layers) * jnp.log(n)
+    constant = 42**2 / 2 * jnp.log(facts.number(4 * h * layers))
+    log_root, per_layer = total(each + jnp.log(constant) / 2, 2)
+    union = jnp.log(facts.number(6 * layers / delta)) + (1 + 0.5 / layers) * jnp.log(n)
     log_inside = jnp.logaddexp(2 * log_root, jnp.log(union))
-    log_value = jnp.log(factors.number(4, gamma)) + (log_inside - jnp.log(n - 1)) / 2
-    return factors.result(
-        measured, log_value, per_layer, name="pac_bayes_spectral", kind=kind, quantity="gap",
+    log_value = jnp.log(facts.number(4)) + (log_inside - jnp.log(n - 1)) / 2
+    return facts.result(
+        log_value, per_layer, name="pac_bayes_spectral", kind=kind, quantity="gap",
         source=f"{SOURCE}, constants re-derived",
         parts="value = 4 sqrt((sum of parts + union) / (n - 1))",
-        terms={"kl": factors.exp(2 * log_root), "union": union},
+        terms={"kl": exp(2 * log_root), "union": union},
     )  # fmt: skip
