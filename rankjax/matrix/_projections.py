@@ -7,7 +7,7 @@ zero values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,30 +16,14 @@ from jax.typing import ArrayLike
 
 from rankjax._arguments import non_negative
 from rankjax._explicit_axes import automatic
-from rankjax._linear_algebra import SVD, svd
+from rankjax._linear_algebra import svd
 from rankjax.matrix._canonical import canonicalize
 from rankjax.matrix._derivative_rule import outer
-from rankjax.matrix._proximal_maps import factors_of, image_of, restored, soft_threshold
+from rankjax.matrix._proximal_maps import image_of, restored, shrunk, soft_threshold
 
 
 def _clip(s: Array, radius: Array) -> Array:
     return jnp.minimum(s, radius)
-
-
-def _onto_ball(
-    nearest: Callable[[SVD, Array, Array], tuple[Array, Array]],
-    a: ArrayLike,
-    radius: ArrayLike,
-    axes: Sequence[int],
-) -> Array:
-    """``nearest`` of factors, matrix and radius: the projection, and whether ``a`` is inside."""
-    non_negative(radius, "radius")
-    given = canonicalize(a, axes)
-    if 0 in given.matrix.shape:
-        return jnp.asarray(a)
-    matrix = given.matrix
-    image, inside = nearest(factors_of(matrix), matrix, jnp.asarray(radius, matrix.dtype))
-    return restored(image, ~inside, given, axes)
 
 
 def project_spectral_ball(
@@ -64,11 +48,12 @@ def project_spectral_ball(
         >>> [round(float(d), 3) for d in jnp.diag(x)]
         [2.0, 1.0]
     """
-
-    def clipped(factors: SVD, matrix: Array, r: Array) -> tuple[Array, Array]:
-        return image_of(_clip, factors, matrix, (r,)), factors.s[..., 0] <= r
-
-    return _onto_ball(clipped, a, radius, axes)
+    non_negative(radius, "radius")
+    given = canonicalize(a, axes)
+    if 0 in given.matrix.shape:
+        return jnp.asarray(a)
+    r = jnp.asarray(radius, given.matrix.dtype)
+    return restored(*shrunk(_clip, given.matrix, (r,)), given, axes)
 
 
 @automatic
@@ -96,20 +81,24 @@ def project_nuclear_ball(
         >>> [round(float(d), 3) for d in jnp.diag(x)]
         [2.0, 0.0]
     """
-
-    def lowered(factors: SVD, matrix: Array, r: Array) -> tuple[Array, Array]:
-        # The values themselves with their derivative u^T dA v.
-        moved = matrix - jax.lax.stop_gradient(matrix)
-        s = factors.s + jnp.einsum("...mk,...mn,...kn->...k", factors.u, moved, factors.vt)
-        total = jnp.cumsum(s, axis=-1)
-        count = jnp.broadcast_to(jnp.arange(1, s.shape[-1] + 1, dtype=s.dtype), s.shape)
-        by = (total - jnp.broadcast_to(r, s.shape[:-1])[..., None]) / count
-        # How many stay positive; at least one, so that radius 0 lowers all to 0.
-        stay = jnp.maximum(jnp.sum(s > by, axis=-1, keepdims=True), 1)
-        amount = jnp.take_along_axis(by, stay - 1, axis=-1)[..., 0]
-        return image_of(soft_threshold, factors, matrix, (amount,)), total[..., -1] <= r
-
-    return _onto_ball(lowered, a, radius, axes)
+    non_negative(radius, "radius")
+    given = canonicalize(a, axes)
+    matrix = given.matrix
+    if 0 in matrix.shape:
+        return jnp.asarray(a)
+    factors = svd(jax.lax.stop_gradient(matrix))
+    # The values themselves with their derivative u^T dA v.
+    moved = matrix - jax.lax.stop_gradient(matrix)
+    s = factors.s + jnp.einsum("...mk,...mn,...kn->...k", factors.u, moved, factors.vt)
+    total = jnp.cumsum(s, axis=-1)
+    count = jnp.broadcast_to(jnp.arange(1, s.shape[-1] + 1, dtype=s.dtype), s.shape)
+    r = jnp.broadcast_to(jnp.asarray(radius, s.dtype), s.shape[:-1])
+    by = (total - r[..., None]) / count
+    # How many stay positive; at least one, so that radius 0 lowers all to 0.
+    stay = jnp.maximum(jnp.sum(s > by, axis=-1, keepdims=True), 1)
+    amount = jnp.take_along_axis(by, stay - 1, axis=-1)[..., 0]
+    image = image_of(soft_threshold, factors, matrix, (amount,))
+    return restored(image, ~(total[..., -1] <= r), given, axes)
 
 
 def project_rank(a: ArrayLike, /, rank: ArrayLike, *, axes: Sequence[int] = (-2, -1)) -> Array:

@@ -14,17 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from rankjax._arguments import float_array, known_scalar, non_negative, one_of
-from rankjax._linear_algebra import SVD, svd
+from rankjax._linear_algebra import SVD, matmul, svd, transpose, triangle
 from rankjax.matrix._canonical import Canonical, canonicalize
+from rankjax.matrix._derivative_rule import outer
 from rankjax.matrix._divided_differences import Scalar
+from rankjax.matrix._scaling import tall
 from rankjax.matrix._spectral_functions import map_at
 
 ProxMethod = Literal["auto", "svd"]
@@ -139,7 +143,7 @@ class _Prox:
 
 def restored(image: Array, changed: Array, given: Canonical, axes: Sequence[int]) -> Array:
     # A matrix that is inside already is returned as it is, not rounded by the decomposition.
-    result = jnp.where(changed[..., None, None], image, given.matrix)
+    result = jnp.where(changed[..., None, None].astype(bool), image, given.matrix)
     return jnp.moveaxis(result, (-2, -1), tuple(axes)).astype(given.dtype)
 
 
@@ -158,8 +162,50 @@ def image_of(h: Scalar, factors: SVD, matrix: Array, args: tuple[Array, ...]) ->
     return run(factors, matrix, *args)
 
 
-def factors_of(matrix: Array) -> SVD:
-    return svd(jax.lax.stop_gradient(matrix))
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def shrunk(h: Scalar, a: Array, args: tuple[Array, ...]) -> tuple[Array, Array]:
+    """``U h(Sigma) V^T`` for ``0 <= h(s) <= s``, and whether any singular value is changed.
+
+    Of a matrix much taller than wide, ``a = Q R``, the singular values and ``V`` are those of
+    ``R``, and ``a V diag(h(s) / s) V^T`` needs neither ``Q`` nor ``U``: half the time.
+    """
+    matrix, turned = tall(a)
+    much_taller = matrix.shape[-2] >= 2 * matrix.shape[-1]
+    factors = svd(triangle(matrix) if much_taller else matrix)
+    values, changed = _new_values(h, factors.s, args)
+    if much_taller:
+        ratio = values / jnp.where(factors.s == 0, 1, factors.s)
+        factors = factors._replace(u=transpose(factors.vt))
+        image = matmul(matrix, outer(factors, ratio))
+    else:
+        image = outer(factors, values)
+    return (transpose(image) if turned else image), changed
+
+
+def _shrunk_jvp(h: Scalar, primals: Any, tangents: Any) -> Any:
+    (a, args), (da, dargs) = primals, tangents
+    factors = svd(jax.lax.stop_gradient(a))
+    # Nothing is computed for what nobody differentiates by.
+    live = [i for i, tangent in enumerate(dargs) if not isinstance(tangent, SymbolicZero)]
+
+    def image(a: Array, *moving: Array) -> Array:
+        new = dict(zip(live, moving, strict=True))
+        return image_of(h, factors, a, tuple(new.get(i, x) for i, x in enumerate(args)))
+
+    da = jnp.zeros_like(a) if isinstance(da, SymbolicZero) else da
+    at = (a, *(args[i] for i in live))
+    value, tangent = jax.jvp(image, at, (da, *(dargs[i] for i in live)))
+    changed = _new_values(h, factors.s, args)[1]
+    return (value, changed), (tangent, 0 * changed)
+
+
+shrunk.defjvp(_shrunk_jvp, symbolic_zeros=True)
+
+
+def _new_values(h: Scalar, s: Array, args: tuple[Array, ...]) -> tuple[Array, Array]:
+    """``h(s)``, and 1 where that is another matrix (0: a number has a tangent)."""
+    values = h(s, *(jnp.broadcast_to(x, s.shape[:-1])[..., None] for x in args))
+    return values, jnp.any(values != s, axis=-1).astype(s.dtype)
 
 
 def prox_schatten(
@@ -207,8 +253,4 @@ def prox_schatten(
     scalar = known_scalar(p)
     args = (weight,) if scalar is not None else (weight, p)
     args = tuple(jnp.asarray(x, matrix.dtype) for x in args)
-    factors = factors_of(matrix)
-    image = image_of(_Prox(scalar), factors, matrix, args)
-    at_values = (jnp.broadcast_to(x, matrix.shape[:-2])[..., None] for x in args)
-    changed = _Prox(scalar)(factors.s, *at_values) != factors.s
-    return restored(image, jnp.any(changed, axis=-1), given, axes)
+    return restored(*shrunk(_Prox(scalar), matrix, args), given, axes)

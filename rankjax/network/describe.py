@@ -126,8 +126,9 @@ def _traced_layers(apply, params, example, shapes) -> dict[str, Layer | str]:
 
     def look(leaves, x):
         nonlocal trace
-        trace = interpret(lambda p, x: apply(skeleton.fill(p), x), leaves, x)
-        return trace.output
+        found = interpret(lambda p, x: apply(skeleton.fill(p), x), leaves, x)
+        trace = replace(found, output=None)  # a tracer, which must not outlive the trace
+        return found.output
 
     jax.eval_shape(look, abstract, first)
     paths = list(shapes)

@@ -292,6 +292,11 @@ def check_labels(y: np.ndarray, classes: int) -> None:
 
 def logits_of_one(output: Any) -> Array:
     """What ``apply`` returns for a batch of one example, as ``(classes,)``."""
+    if not hasattr(output, "shape"):
+        raise ValueError(
+            f"apply: got {type(output).__name__} as outputs, must be one array of logits; take it "
+            "out of what the network returns, as in lambda params, x: network(params, x)[0]"
+        )
     logits = jnp.asarray(output)
     if logits.ndim != 2 or logits.shape[0] != 1 or logits.shape[1] < 2:
         raise ValueError(

@@ -153,6 +153,15 @@ def test_replace_undoes_layers_and_leaves_the_rest_alone(network):
             np.testing.assert_array_equal(a, b)
 
 
+def test_describe_leaks_no_tracer():
+    params = {"a": {"kernel": jnp.ones((4, 3))}}
+    with jax.checking_leaks():
+        structure = describe(
+            params, apply=lambda p, x: x @ p["a"]["kernel"], example=jnp.ones((2, 4))
+        )
+    assert structure.names == ("a/kernel",)
+
+
 def test_structure_is_static_and_its_layers_are_traceable():
     apply, params = linen_network()
     a = describe(params, apply=apply, example=VECTORS)

@@ -139,6 +139,12 @@ def test_outputs_that_are_no_logits_are_named():
     with pytest.raises(ValueError, match=r"apply: got outputs of shape \(1, 1\)"):
         Sample.from_data(STRUCTURE, scalar, PARAMS, X, Y)
 
+    def with_state(p, x):
+        return two_layers(p, x), {"seen": len(x)}
+
+    with pytest.raises(ValueError, match=r"apply: got tuple as outputs.*network\(params, x\)\[0\]"):
+        Sample.from_data(STRUCTURE, with_state, PARAMS, X, Y)
+
     def other(p, x):
         return x @ p["first"]["weight"].T
 

@@ -65,8 +65,10 @@ def top_triplet(
     tiny = 1000 * float(jnp.finfo(dtype).eps)
     rows = jax.eval_shape(forward, start).shape[0]
     first, _ = _normal(start)
-    vs = jnp.zeros((steps + 1, start.size), dtype).at[0].set(first)
-    us = jnp.zeros((steps, rows), dtype)
+    # Made of A, so that under ``shard_map`` the loop begins with what varies as A does.
+    zero = 0 * forward(first)[:1]
+    vs = (jnp.zeros((steps + 1, start.size), dtype) + zero[None]).at[0].set(first)
+    us = jnp.zeros((steps, rows), dtype) + zero[None]
 
     def orthogonal(x: Array, basis: Array) -> tuple[Array, Array]:
         noise = tiny * jnp.linalg.norm(x)
