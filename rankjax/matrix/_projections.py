@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from rankjax._arguments import non_negative
 from rankjax._explicit_axes import automatic
@@ -27,20 +28,17 @@ def _clip(s: Array, radius: Array) -> Array:
 
 
 def project_spectral_ball(
-    a: ArrayLike, /, radius: ArrayLike, *, axes: Sequence[int] = (-2, -1)
-) -> Array:
+    a: Float[ArrayLike, "... m n"], /, radius: ArrayLike, *, axes: Sequence[int] = (-2, -1)
+) -> Float[Array, "... m n"]:
     """The nearest matrix (Frobenius) with ``|X| <= radius``: singular values are clipped.
 
     Args:
-        a: a matrix or a batch of matrices.
         radius: >= 0, a scalar or of the batch shape, may be traced.
-        axes: the (out, in) axes of the matrix.
 
     Returns:
-        Shape and dtype of ``a``; ``a`` itself where it is inside.
+        ``a`` itself where it is inside.
 
-    Raises:
-        ValueError: wrong rank, axes or dtype; a concrete negative radius.
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -58,22 +56,19 @@ def project_spectral_ball(
 
 @automatic
 def project_nuclear_ball(
-    a: ArrayLike, /, radius: ArrayLike, *, axes: Sequence[int] = (-2, -1)
-) -> Array:
+    a: Float[ArrayLike, "... m n"], /, radius: ArrayLike, *, axes: Sequence[int] = (-2, -1)
+) -> Float[Array, "... m n"]:
     """The nearest matrix (Frobenius) with ``|X|_* <= radius``: all values lowered by one amount.
 
     Args:
-        a: a matrix or a batch of matrices.
         radius: >= 0, a scalar or of the batch shape, may be traced.
-        axes: the (out, in) axes of the matrix.
 
     Returns:
-        Shape and dtype of ``a``; ``a`` itself where it is inside.
-
-    Raises:
-        ValueError: wrong rank, axes or dtype; a concrete negative radius.
+        ``a`` itself where it is inside.
 
     Source: projection on the simplex, Duchi et al., ICML 2008.
+
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -101,19 +96,15 @@ def project_nuclear_ball(
     return restored(image, ~(total[..., -1] <= r), given, axes)
 
 
-def project_rank(a: ArrayLike, /, rank: ArrayLike, *, axes: Sequence[int] = (-2, -1)) -> Array:
+def project_rank(
+    a: Float[ArrayLike, "... m n"], /, rank: ArrayLike, *, axes: Sequence[int] = (-2, -1)
+) -> Float[Array, "... m n"]:
     """The nearest matrix of rank <= ``rank`` in every unitarily invariant norm (Eckart-Young).
 
     Args:
-        a: a matrix or a batch of matrices.
         rank: an integer >= 0, a scalar or of the batch shape, may be traced.
-        axes: the (out, in) axes of the matrix.
 
-    Returns:
-        Shape and dtype of ``a``.
-
-    Raises:
-        ValueError: wrong rank of the array, axes or dtype; a concrete negative rank.
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp

@@ -5,9 +5,6 @@ keeps the singular vectors). They are made to be applied between optimiser steps
 by the matrix and by ``p``, ``weight`` and ``radius``, are right also at repeated and zero singular
 values, wherever no singular value is at a threshold. A second derivative by the matrix is a
 ``NotImplementedError``.
-
-Shared: ``axes`` are the (out, in) axes; float16 and bfloat16 are computed in float32 and cast back;
-empty matrices stay; a matrix that is not finite becomes NaN.
 """
 
 from __future__ import annotations
@@ -22,6 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from rankjax._arguments import float_array, known_scalar, non_negative, one_of
 from rankjax._linear_algebra import SVD, matmul, svd, transpose, triangle
@@ -87,7 +85,9 @@ def _newton(s: Array, weight: Array, p: Array) -> Array:
     return jnp.where(active, jnp.where(reached, x, 0), jnp.where(s > 0, s, s * 0))
 
 
-def prox_power(s: ArrayLike, /, *, p: ArrayLike, weight: ArrayLike) -> Array:
+def prox_power(
+    s: Float[ArrayLike, "..."], /, *, p: ArrayLike, weight: ArrayLike
+) -> Float[Array, "..."]:
     """``argmin_{x >= 0} (x - s)^2 / 2 + weight x^p``, elementwise for ``s >= 0``.
 
     Closed forms for a known p in {0, 1, 2} (0 keeps ``s`` where ``s^2 > 2 weight``), for any other
@@ -209,32 +209,26 @@ def _new_values(h: Scalar, s: Array, args: tuple[Array, ...]) -> tuple[Array, Ar
 
 
 def prox_schatten(
-    a: ArrayLike,
+    a: Float[ArrayLike, "... m n"],
     /,
     *,
     p: ArrayLike,
     weight: ArrayLike,
     axes: Sequence[int] = (-2, -1),
     method: ProxMethod = "auto",
-) -> Array:
+) -> Float[Array, "... m n"]:
     """``argmin_X |X - A|_F^2 / 2 + weight |X|_{S_p}^p``: ``prox_power`` of the singular values.
 
     For ``p = 1`` singular value thresholding, for ``p = 0`` hard thresholding (rank).
 
     Args:
-        a: a matrix or a batch of matrices.
         p: exponent >= 0, a scalar or of the batch shape, may be traced.
         weight: >= 0, like p.
-        axes: the (out, in) axes of the matrix.
         method: ``"auto"`` or ``"svd"`` (the same: zeroing a singular value needs its vectors).
 
-    Returns:
-        Shape and dtype of ``a``.
-
-    Raises:
-        ValueError: wrong rank, axes, dtype or method; a concrete negative p or weight.
-
     Cost: one SVD and a product.
+
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp

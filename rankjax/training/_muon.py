@@ -20,16 +20,12 @@ def muon_dimension_numbers(structure: StructureOrFunction, /) -> Callable[[Any],
     one by one; every other leaf (biases, embeddings, what ``mask`` left out) goes to Adam. A
     grouped convolution is one matrix to Muon, and goes to Adam too.
 
-    Args:
-        structure: from ``describe``, or a function of the parameters, such as ``describe`` itself.
-
     Returns:
         A function of the parameters, for ``muon_weight_dimension_numbers``.
 
-    Raises:
-        ValueError: ``structure`` is neither.
-
     Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
+
+    Shared arguments: see ``rankjax.training``.
 
     Example:
         >>> import jax.numpy as jnp, optax

@@ -1,3 +1,7 @@
+# Optax types updates and states as a union of every kind of tree.
+# pyright: reportIndexIssue=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportOperatorIssue=false
+
 """What Optax and JAX ask of a transformation, for all of them alike."""
 
 import jax

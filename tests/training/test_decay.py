@@ -1,3 +1,7 @@
+# Optax types updates and states as a union of every kind of tree.
+# pyright: reportIndexIssue=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportOperatorIssue=false
+
 """Decay between two decompositions: what is kept, when it is renewed, how exact it is."""
 
 import itertools

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from rankjax._arguments import positive
 from rankjax._linear_algebra import HIGHEST, matmul, svd, transpose
@@ -107,7 +108,7 @@ class SpectralNormBounds(NamedTuple):
 
 
 def spectral_norm_bounds(
-    a: ArrayLike,
+    a: Float[ArrayLike, "... m n"],
     /,
     *,
     steps: int = 32,
@@ -124,20 +125,17 @@ def spectral_norm_bounds(
       ``min(m, n)^(1/128)`` (5 % at 512) above ``sigma_1``.
 
     Args:
-        a: a matrix or a batch of matrices.
         steps: Lanczos steps >= 1 (static); more than ``min(m, n)`` are not done.
         key: a ``jax.random`` key for the start vector, shared by a batch; default ``key(0)``.
-        axes: the (out, in) axes of the matrix.
-
-    Returns:
-        Three arrays of the batch shape, in the dtype of ``a``.
 
     Raises:
-        ValueError: wrong rank, axes or dtype; ``steps < 1``.
+        ValueError: ``steps < 1``.
 
     The derivative of ``value`` is ``u v^T`` (0 at the zero matrix); those of ``residual`` and
     ``upper`` are 0. Cost: ``2 steps`` products with a vector and six products of the smaller Gram
     matrix (not computed where ``upper`` is not used under ``jit``).
+
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp
