@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import numbers
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal, localcontext
 from typing import Any, Self
+
+import numpy as np
 
 from rankjax.certificates._lengths import DIGITS, Length
 
@@ -29,12 +32,31 @@ def check_confidence(delta: Any, tried: Any) -> None:
         raise ValueError(f"tried: got {tried}, must be from 1 to {_MOST_TRIED}")
 
 
-def check_integer(value: Any, name: str, lowest: int | None = None) -> int:
-    """Raise ``ValueError`` unless the value is a Python integer from ``lowest`` on."""
-    if type(value) is not int or (lowest is not None and value < lowest):
+def check_integer(value: Any, name: str, lowest: int | None = None, *, numpy: bool = False) -> int:
+    """Raise ``ValueError`` unless the value is an integer from ``lowest`` on.
+
+    What a certificate stores must be Python's; with ``numpy`` NumPy's will do, for arguments.
+    """
+    integer = type(value) is int or (numpy and isinstance(value, np.integer))
+    if not integer or (lowest is not None and value < lowest):
         wanted = "an integer" if lowest is None else f"an integer of at least {lowest}"
         raise ValueError(f"{name}: got {value!r}, must be {wanted}")
-    return value
+    return int(value)
+
+
+def check_number(value: Any, name: str, lowest: float, highest: float = math.inf) -> None:
+    """Raise ``ValueError`` unless the value is a real number in the range."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or not lowest <= value <= highest:
+        upper = "" if highest == math.inf else f" and <= {highest}"
+        raise ValueError(f"{name}: got {value!r}, must be a number >= {lowest}{upper}")
+
+
+def check_positive(value: Any, name: str) -> None:
+    """Raise ``ValueError`` unless the value is a number above 0."""
+    check_number(value, name, 0)
+    if value == 0:
+        raise ValueError(f"{name}: got {value!r}, must be a number > 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +43,7 @@ def matrices_by_name(
         ValueError: for an unknown layout.
     """
     if layout is not None:
-        one_of(layout, "layout", get_args(Layout))
+        one_of(layout, "layout", Layout)
     spec: list[Layer] = []
     left_out: list[LeftOut] = []
     for path in sorted(leaves, key=_natural):

@@ -13,7 +13,7 @@ import optax
 from jax import Array
 
 from rankjax._arguments import one_of
-from rankjax.matrix import engines, schatten_power, warm
+from rankjax.matrix import schatten_power, warm
 from rankjax.training._in_turn import Group
 from rankjax.training._penalties import DEFAULT_EPS, Method
 from rankjax.training._schedule import Number, PerLayer, Whole, whole
@@ -88,7 +88,7 @@ def add_schatten_decay(
         >>> round(float(updates["kernel"][0, 0]), 3)
         1.0
     """
-    one_of(method, "method", engines.METHODS)
+    one_of(method, "method", Method)
     numbers: dict[str, Any] = {"p": p, "eps": eps, "every": whole(every, "every")}
     if refresh is None:
         rule = _Exact(method)
