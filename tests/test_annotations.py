@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 import rankjax
 from rankjax import matrix, training
+from rankjax.matrix._schatten_power import schatten_power
 from tests.annotations import held_to_its_annotations
 
 
@@ -31,4 +32,4 @@ def test_the_public_functions_are_checked():
     for function in (rankjax.schatten_power, matrix.project_rank, training.schatten_penalty):
         assert hasattr(function, "__wrapped__")
     assert rankjax.schatten_norm is matrix.schatten_norm
-    assert matrix.schatten_power is not matrix._schatten_power.schatten_power
+    assert matrix.schatten_power is not schatten_power

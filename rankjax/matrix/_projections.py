@@ -51,7 +51,8 @@ def project_spectral_ball(
     if 0 in given.matrix.shape:
         return jnp.asarray(a)
     r = jnp.asarray(radius, given.matrix.dtype)
-    return restored(*shrunk(_clip, given.matrix, (r,)), given, axes)
+    image, changed = shrunk(_clip, given.matrix, (r,))
+    return restored(image, changed, given, axes)
 
 
 @automatic

@@ -189,8 +189,8 @@ def _shrunk_jvp(h: Scalar, primals: Any, tangents: Any) -> Any:
     live = [i for i, tangent in enumerate(dargs) if not isinstance(tangent, SymbolicZero)]
 
     def image(a: Array, *moving: Array) -> Array:
-        new = dict(zip(live, moving, strict=True))
-        return image_of(h, factors, a, tuple(new.get(i, x) for i, x in enumerate(args)))
+        new = dict(enumerate(args)) | dict(zip(live, moving, strict=True))
+        return image_of(h, factors, a, tuple(new.values()))
 
     da = jnp.zeros_like(a) if isinstance(da, SymbolicZero) else da
     at = (a, *(args[i] for i in live))
@@ -247,4 +247,5 @@ def prox_schatten(
     scalar = known_scalar(p)
     args = (weight,) if scalar is not None else (weight, p)
     args = tuple(jnp.asarray(x, matrix.dtype) for x in args)
-    return restored(*shrunk(_Prox(scalar), matrix, args), given, axes)
+    image, changed = shrunk(_Prox(scalar), matrix, args)
+    return restored(image, changed, given, axes)

@@ -33,7 +33,7 @@ def test_projections_land_in_the_set_and_are_nearest():
 def test_tall_matrices_go_by_their_triangle(shape):
     """The same as by the whole decomposition, in float32 at values far below the largest too."""
     sigma = np.array([3.0, 1.0, 1e-5, 0.0])
-    a = with_spectrum(0, *shape, sigma)
+    a = with_spectrum(0, *shape, sigma)  # pyright: ignore[reportCallIssue]
     u, _, vt = np.linalg.svd(a, full_matrices=False)
     cases = [
         (lambda a: rm.project_spectral_ball(a, 0.5), np.minimum(sigma, 0.5)),

@@ -175,4 +175,4 @@ def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="weight must be >= 0"):
         rm.prox_schatten(jnp.eye(2), p=1.0, weight=-1.0)
     with pytest.raises(ValueError, match="method must be one of"):
-        rm.prox_schatten(jnp.eye(2), p=1.0, weight=1.0, method="gram")
+        rm.prox_schatten(jnp.eye(2), p=1.0, weight=1.0, method="gram")  # pyright: ignore[reportArgumentType]

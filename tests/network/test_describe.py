@@ -66,7 +66,7 @@ def test_linen_scan_is_a_stack_of_layers():
     stack = structure.layers(params)[1]
     assert stack.shape == (3, 1, 6, 6)
     kernel = params["params"]["blocks"]["Dense_0"]["kernel"]
-    np.testing.assert_array_equal(stack[1, 0], kernel[1].T)
+    np.testing.assert_array_equal(stack[1, 0], kernel[1].T)  # pyright: ignore[reportAttributeAccessIssue]
     assert [layer.uses for layer in structure.spec] == [1, 1, 1]
 
 
@@ -180,7 +180,7 @@ def test_structure_is_static_and_its_layers_are_traceable():
     total(params)
     assert len(count) == 1  # grad and both calls share one trace
     kernel = params["params"]["Dense_0"]["kernel"]
-    np.testing.assert_allclose(gradient["params"]["Dense_0"]["kernel"], 2 * kernel, rtol=1e-6)
+    np.testing.assert_allclose(gradient["params"]["Dense_0"]["kernel"], 2 * kernel, rtol=1e-6)  # pyright: ignore[reportOperatorIssue]
 
 
 def test_masks():

@@ -121,7 +121,7 @@ def test_a_reference_that_does_not_fit_is_named():
     with pytest.raises(ValueError, match="reference does not fit: params has no leaf 'b/kernel'"):
         measure(structure, params, reference={"a": params["a"]})
     with pytest.raises(ValueError, match="method must be one of"):
-        measure(structure, params, method="qr")
+        measure(structure, params, method="qr")  # pyright: ignore[reportArgumentType]
 
 
 def test_one_trace_serves_all_weights_and_vmap_measures_many():

@@ -79,7 +79,7 @@ def test_strict_modes_of_jax(name, every):
         update, state = jit(transformation.update), transformation.init(PARAMS)
         for _ in range(2):
             found, state = update(UPDATES, state, PARAMS)
-        return found
+        return found  # pyright: ignore[reportPossiblyUnboundVariable]
 
     with jax.numpy_rank_promotion("raise"), jax.debug_nans(True), jax.checking_leaks():
         strict = twice(jax.jit), twice(lambda update: update)

@@ -54,8 +54,8 @@ def of_gram(
         return scale, sums(function, arguments, gradient)
     q = function.ratio(*arguments)
     # (V q) V^T first: it is n x n, the smaller of the two ways to associate.
-    weight = matmul(v * q[..., None, :], transpose(v))
-    gradient = matmul(a * (unit / scale)[..., None, None], weight)
+    weight = matmul(v * (q * (unit / scale)[..., None])[..., None, :], transpose(v))
+    gradient = matmul(a, weight)
     return scale, sums(function, arguments, gradient)
 
 

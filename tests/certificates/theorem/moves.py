@@ -50,7 +50,9 @@ class Watched:
         """Of the logits, where the recursion ends with them."""
         with in_numpy():
             bounds = self.network.recursion.perturbations(
-                self.slots[:, None], np.asarray(distances), self.norms[0]
+                self.slots[:, None],
+                np.asarray(distances),
+                self.norms[0],  # pyright: ignore[reportArgumentType]
             )
         return float(np.max(bounds[self.network.output]))
 

@@ -193,7 +193,7 @@ def test_casts_are_the_identity():
 def settled(examples):
     return settings(
         max_examples=examples, derandomize=True, database=None, deadline=None,
-        phases=(Phase.generate,), suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate,), suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
     )  # fmt: skip
 
 

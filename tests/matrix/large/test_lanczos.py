@@ -78,7 +78,7 @@ def test_vmap_axes_and_wrong_arguments():
     with pytest.raises(ValueError, match="steps must be > 0"):
         rm.spectral_norm_bounds(TALL, steps=0)
     with pytest.raises(ValueError, match="method must be one of"):
-        rm.spectral_norm(TALL, method="gram")
+        rm.spectral_norm(TALL, method="gram")  # pyright: ignore[reportArgumentType]
 
 
 def test_under_a_shard_map_it_varies_as_the_matrix_does():
@@ -86,9 +86,9 @@ def test_under_a_shard_map_it_varies_as_the_matrix_does():
 
     def value(a):
         kernel = a[0, :3, :2, None]
-        return rm.spectral_norm(a, method="lanczos"), rm.large.conv_operator_norm(
-            kernel, (6,)
-        ).value[None]
+        return rm.spectral_norm(a, method="lanczos"), rm.conv_operator_norm(kernel, (6,)).value[
+            None
+        ]
 
     stack = jnp.stack([TALL, 2 * TALL])
     mapped = jax.shard_map(value, mesh=mesh, in_specs=P("d"), out_specs=P("d"))
