@@ -44,19 +44,15 @@ def check_integer(value: Any, name: str, lowest: int | None = None, *, numpy: bo
     return int(value)
 
 
-def check_number(value: Any, name: str, lowest: float, highest: float = math.inf) -> None:
-    """Raise ``ValueError`` unless the value is a real number in the range."""
+def check_number(
+    value: Any, name: str, lowest: float, highest: float = math.inf, *, above: bool = False
+) -> None:
+    """Raise ``ValueError`` unless the value is a real number in the range (``above`` its end)."""
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or not lowest <= value <= highest:
-        upper = "" if highest == math.inf else f" and <= {highest}"
-        raise ValueError(f"{name}: got {value!r}, must be a number >= {lowest}{upper}")
-
-
-def check_positive(value: Any, name: str) -> None:
-    """Raise ``ValueError`` unless the value is a number above 0."""
-    check_number(value, name, 0)
-    if value == 0:
-        raise ValueError(f"{name}: got {value!r}, must be a number > 0")
+    if not number or not lowest <= value <= highest or (above and value == lowest):
+        wanted = f"{'>' if above else '>='} {lowest}"
+        wanted += "" if highest == math.inf else f" and <= {highest}"
+        raise ValueError(f"{name}: got {value!r}, must be a number {wanted}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from rankjax.bounds.binary_kl import kl_inverse
-from rankjax.certificates._guarantee import check_confidence, check_integer, check_positive
+from rankjax.certificates._guarantee import check_confidence, check_integer, check_number
 from rankjax.certificates.file._errors import Apply, ErrorCounter
 from rankjax.certificates.file._format import (
     MAX_EXPONENT,
@@ -148,7 +148,7 @@ def _check_precision(tolerances: Sequence[float], exponent: int | None) -> None:
     if not len(tolerances):
         raise ValueError(f"tolerances: got {tolerances!r}, must be at least one positive number")
     for tolerance in tolerances:
-        check_positive(tolerance, "tolerances")
+        check_number(tolerance, "tolerances", 0, above=True)
     if exponent is not None:
         found = check_integer(exponent, "exponent", numpy=True)
         if abs(found) > MAX_EXPONENT:

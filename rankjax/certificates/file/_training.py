@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from rankjax.bounds.binary_kl import kl_inverse
-from rankjax.certificates._guarantee import check_integer, check_number, check_positive
+from rankjax.certificates._guarantee import check_integer, check_number
 from rankjax.certificates.file._format import Slot, StoredArray
 from rankjax.certificates.file._quantizer import STEPS_PER_OCTAVE, rate, round_through
 
@@ -55,7 +55,7 @@ class Schedule:
     def __post_init__(self):
         for name, lowest in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
             check_integer(getattr(self, name), f"schedule.{name}", lowest, numpy=True)
-        check_positive(self.learning_rate, "schedule.learning_rate")
+        check_number(self.learning_rate, "schedule.learning_rate", 0, above=True)
         check_number(self.rate_weight, "schedule.rate_weight", 0)
         check_number(self.power, "schedule.power", 0, 1)
 

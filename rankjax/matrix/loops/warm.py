@@ -195,8 +195,8 @@ def _rotated(
     value = value + jnp.sum(change * relative, axis=(-2, -1)) / 4
     error = _second_order(change, tables.ratio, arguments[0], p)
     middle = change + tables.ratio[..., None, :] * eye
-    small = small * (unit / scale)[..., None, None]
-    return _Parts(small, middle, scale ** (p - 1), scale**p * value), error
+    # Its own units stay with the scale: a copy of A less.
+    return _Parts(small, middle, scale ** (p - 1) * (unit / scale), scale**p * value), error
 
 
 def _second_order(change: Array, q: Array, s: Array, p: Array) -> Array:
