@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import numbers
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal, localcontext
 from typing import Any, Self
@@ -48,7 +47,8 @@ def check_number(
     value: Any, name: str, lowest: float, highest: float = math.inf, *, above: bool = False
 ) -> None:
     """Raise ``ValueError`` unless the value is a real number in the range (``above`` its end)."""
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    kinds = int | float | np.integer | np.floating
+    number = isinstance(value, kinds) and not isinstance(value, bool)
     if not number or not lowest <= value <= highest or (above and value == lowest):
         wanted = f"{'>' if above else '>='} {lowest}"
         wanted += "" if highest == math.inf else f" and <= {highest}"
