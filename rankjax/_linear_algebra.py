@@ -217,6 +217,12 @@ def inverse_root(a: Array) -> Array:
 
 
 _q = _never_batched(lambda a: jnp.linalg.qr(a)[0])
+_r = _never_batched(lambda a: jnp.linalg.qr(a, mode="r"))
+
+
+def triangle(a: Array) -> Array:
+    """``R (..., n, n)`` of ``a = Q R`` for a tall ``a``, which has its singular values; no rule."""
+    return _r(a)
 
 
 def orthonormal(a: Array) -> Array:

@@ -30,3 +30,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most of the time of most tests is XLA's: a quarter to a half of it is saved.
 jax.config.update("jax_disable_most_optimizations", True)
+
+from tests import annotations  # noqa: E402 - after the types are set
+
+annotations.switch_on()

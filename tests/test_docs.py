@@ -45,6 +45,8 @@ def test_every_function_is_in_a_column(floor):
 
 def test_tables_of_the_benchmarks_page_are_those_of_the_results():
     spec = importlib.util.spec_from_file_location("tables", ROOT / "docs/extensions/benchmarks.py")
+    assert spec is not None
+    assert spec.loader is not None
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)
     page = (ROOT / "docs" / "benchmarks.md").read_text()

@@ -1,6 +1,7 @@
 """Every function of a structure and parameters refuses them in the wrong order, and others'."""
 
 import inspect
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +68,7 @@ BOUNDS = [
 @pytest.mark.parametrize("bound", BOUNDS, ids=lambda bound: bound.__name__)
 def test_a_bound_refuses_a_sample_for_measurements(bound):
     measured = network.measure(STRUCTURE, PARAMS)
-    more = {"gamma": 1.0} if "gamma" in inspect.signature(bound).parameters else {}
+    more: dict[str, Any] = {"gamma": 1.0} if "gamma" in inspect.signature(bound).parameters else {}
     if bound is bounds.pac_bayes_gaussian:
         more["perturbed"] = network.Perturbed.from_data(
             PARAMS, X, Y, apply=apply, scales=[0.1], draws=1

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from decimal import Decimal, localcontext
 from typing import Any, Self
 
+import numpy as np
+
 from rankjax.certificates._lengths import DIGITS, Length
 
 DATA_ASSUMPTIONS: tuple[str, ...] = (
@@ -29,12 +31,28 @@ def check_confidence(delta: Any, tried: Any) -> None:
         raise ValueError(f"tried: got {tried}, must be from 1 to {_MOST_TRIED}")
 
 
-def check_integer(value: Any, name: str, lowest: int | None = None) -> int:
-    """Raise ``ValueError`` unless the value is a Python integer from ``lowest`` on."""
-    if type(value) is not int or (lowest is not None and value < lowest):
+def check_integer(value: Any, name: str, lowest: int | None = None, *, numpy: bool = False) -> int:
+    """Raise ``ValueError`` unless the value is an integer from ``lowest`` on.
+
+    What a certificate stores must be Python's; with ``numpy`` NumPy's will do, for arguments.
+    """
+    integer = type(value) is int or (numpy and isinstance(value, np.integer))
+    if not integer or (lowest is not None and value < lowest):
         wanted = "an integer" if lowest is None else f"an integer of at least {lowest}"
         raise ValueError(f"{name}: got {value!r}, must be {wanted}")
-    return value
+    return int(value)
+
+
+def check_number(
+    value: Any, name: str, lowest: float, highest: float = math.inf, *, above: bool = False
+) -> None:
+    """Raise ``ValueError`` unless the value is a real number in the range (``above`` its end)."""
+    kinds = int | float | np.integer | np.floating
+    number = isinstance(value, kinds) and not isinstance(value, bool)
+    if not number or not lowest <= value <= highest or (above and value == lowest):
+        wanted = f"{'>' if above else '>='} {lowest}"
+        wanted += "" if highest == math.inf else f" and <= {highest}"
+        raise ValueError(f"{name}: got {value!r}, must be a number {wanted}")
 
 
 @dataclass(frozen=True, kw_only=True)

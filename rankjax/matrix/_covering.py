@@ -77,9 +77,6 @@ def log_covering_rank(
         spectral_radius: s >= 0, may be traced.
         eps: > 0, may be traced.
 
-    Returns:
-        The bound and its winner.
-
     Raises:
         ValueError: a concrete size or eps that is not positive, a negative rank or radius.
 

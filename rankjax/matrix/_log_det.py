@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from rankjax._arguments import one_of, positive
 from rankjax._linear_algebra import SVD, svd
@@ -22,34 +23,28 @@ def _of_one(s: Array) -> Array:
 
 
 def log_det(
-    a: ArrayLike,
+    a: Float[ArrayLike, "... m n"],
     /,
     *,
     eps: ArrayLike,
     eps_mode: EpsMode = "relative",
     axes: Sequence[int] = (-2, -1),
-) -> Array:
+) -> Float[Array, "..."]:
     """``log det(I + A^T A / e^2) = sum_i log(sigma_i^2 + e^2) - log e^2``.
 
     The limit of ``2 / p`` times the smoothed ``schatten_power`` for ``p -> 0``: it grows with the
     number of singular values above ``e`` and hardly with their size.
 
     Args:
-        a: a matrix or a batch of matrices.
         eps: smoothing > 0, a scalar or of the batch shape, may be traced.
         eps_mode: ``"relative"``: ``e = eps * sigma_1``, held constant under differentiation by
             ``a``; ``"absolute"``: ``e = eps``.
-        axes: the (out, in) axes of the matrix.
-
-    Returns:
-        The batch shape, in the dtype of ``a``; 0 for a zero or empty matrix.
-
-    Raises:
-        ValueError: wrong rank, axes, dtype or eps_mode; a concrete eps that is not positive.
 
     First and second derivatives (forward and reverse), by ``a`` and ``eps``, are exact at repeated
     and zero singular values. Gradient: ``2 A (A^T A + e^2 I)^{-1}``. Cost: one SVD. Source: Fazel,
     Hindi, Boyd, "Log-det heuristic for matrix rank minimization", ACC 2003.
+
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp

@@ -1,7 +1,4 @@
-"""Schatten, nuclear, spectral and Frobenius norms of a matrix or a batch of them.
-
-Shared by all: see ``_schatten_power``.
-"""
+"""Schatten, nuclear, spectral and Frobenius norms of a matrix or a batch of them."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from rankjax._arguments import concrete, known_scalar, one_of, positive
 from rankjax._explicit_axes import automatic
@@ -44,7 +42,7 @@ def _norm_unit(matrix: Array, p: np.ndarray | None) -> Array:
 
 @automatic
 def schatten_norm(
-    a: ArrayLike,
+    a: Float[ArrayLike, "... m n"],
     /,
     *,
     p: ArrayLike,
@@ -52,7 +50,7 @@ def schatten_norm(
     eps_mode: EpsMode = "relative",
     axes: Sequence[int] = (-2, -1),
     method: Method = "auto",
-) -> Array:
+) -> Float[Array, "..."]:
     """``|A|_{S_p} = (sum_i sigma_i^p)^(1/p)``; a quasi-norm for ``p < 1``.
 
     The root of ``schatten_power`` (see there for ``eps``), computed in units of ``sigma_1``: it
@@ -60,19 +58,13 @@ def schatten_norm(
     matrix whose norm is 0 is 0 by convention.
 
     Args:
-        a: a matrix or a batch of matrices.
         p: exponent > 0, may be traced; ``inf`` (concrete) for the spectral norm, which ignores eps.
         eps: smoothing >= 0.
-        eps_mode: ``"relative"`` or ``"absolute"``.
-        axes: the (out, in) axes of the matrix.
-        method: ``"auto"``, ``"svd"``, ``"gram"``, ``"rational"``, ``"newton_schulz"``; see
-            ``rankjax.matrix.engines``.
-
-    Returns:
-        The batch shape, in the dtype of ``a``.
 
     Raises:
         ValueError: as ``schatten_power``, and a concrete ``p <= 0``.
+
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -101,23 +93,21 @@ def schatten_norm(
 
 @automatic
 def spectral_norm(
-    a: ArrayLike, /, *, axes: Sequence[int] = (-2, -1), method: SpectralNormMethod = "auto"
-) -> Array:
+    a: Float[ArrayLike, "... m n"],
+    /,
+    *,
+    axes: Sequence[int] = (-2, -1),
+    method: SpectralNormMethod = "auto",
+) -> Float[Array, "..."]:
     """``|A| = sigma_1``, the largest gain ``|Ax| / |x|``.
 
     The gradient is ``u_1 v_1^T`` (one subgradient where ``sigma_1`` is repeated; 0 at 0).
 
     Args:
-        a: a matrix or a batch of matrices.
-        axes: the (out, in) axes of the matrix.
         method: ``"auto"`` or ``"svd"`` (the same), or ``"lanczos"``: a lower bound from 32 steps of
             ``spectral_norm_bounds``, which also says how good it is.
 
-    Returns:
-        The batch shape, in the dtype of ``a``.
-
-    Raises:
-        ValueError: wrong rank, axes, dtype or method.
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -133,29 +123,20 @@ def spectral_norm(
 
 
 def nuclear_norm(
-    a: ArrayLike,
+    a: Float[ArrayLike, "... m n"],
     /,
     *,
     axes: Sequence[int] = (-2, -1),
     eps: ArrayLike = 0.0,
     eps_mode: EpsMode = "relative",
     method: Method = "auto",
-) -> Array:
+) -> Float[Array, "..."]:
     """``|A|_* = sum_i sigma_i``: ``schatten_power`` at ``p = 1``, which is its own root.
 
     Args:
-        a: a matrix or a batch of matrices.
-        axes: the (out, in) axes of the matrix.
         eps: smoothing >= 0.
-        eps_mode: ``"relative"`` or ``"absolute"``.
-        method: ``"auto"``, ``"svd"``, ``"gram"``, ``"rational"``, ``"newton_schulz"``; see
-            ``rankjax.matrix.engines``.
 
-    Returns:
-        The batch shape, in the dtype of ``a``.
-
-    Raises:
-        ValueError: as ``schatten_power``.
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -166,21 +147,15 @@ def nuclear_norm(
 
 
 @automatic
-def frobenius_norm(a: ArrayLike, /, *, axes: Sequence[int] = (-2, -1)) -> Array:
+def frobenius_norm(
+    a: Float[ArrayLike, "... m n"], /, *, axes: Sequence[int] = (-2, -1)
+) -> Float[Array, "..."]:
     """``|A|_F = sqrt(sum_ij a_ij^2)``, without a decomposition.
 
     Computed in units of the largest entry (1e20 and 1e-20 are safe in float32); the derivative at
     the zero matrix is 0 by convention.
 
-    Args:
-        a: a matrix or a batch of matrices.
-        axes: the (out, in) axes of the matrix.
-
-    Returns:
-        The batch shape, in the dtype of ``a``.
-
-    Raises:
-        ValueError: wrong rank, axes or dtype.
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from rankjax._arguments import known_scalar, non_negative, one_of
 from rankjax._linear_algebra import matmul, orthonormal, transpose
@@ -36,15 +37,15 @@ class _Static(NamedTuple):
 
 
 def product_schatten_power(
-    b: ArrayLike,
-    a: ArrayLike,
+    b: Float[ArrayLike, "*batch m r"],
+    a: Float[ArrayLike, "*batch r n"],
     /,
     *,
     p: ArrayLike,
     eps: ArrayLike = 0.0,
     eps_mode: EpsMode = "relative",
     method: Method = "auto",
-) -> Array:
+) -> Float[Array, "*batch"]:
     """``schatten_power(b @ a)`` through a core of the size of the inner axis.
 
     Args:

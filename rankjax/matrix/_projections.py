@@ -7,56 +7,38 @@ zero values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from rankjax._arguments import non_negative
 from rankjax._explicit_axes import automatic
-from rankjax._linear_algebra import SVD, svd
+from rankjax._linear_algebra import svd
 from rankjax.matrix._canonical import canonicalize
 from rankjax.matrix._derivative_rule import outer
-from rankjax.matrix._proximal_maps import factors_of, image_of, restored, soft_threshold
+from rankjax.matrix._proximal_maps import image_of, restored, shrunk, soft_threshold
 
 
 def _clip(s: Array, radius: Array) -> Array:
     return jnp.minimum(s, radius)
 
 
-def _onto_ball(
-    nearest: Callable[[SVD, Array, Array], tuple[Array, Array]],
-    a: ArrayLike,
-    radius: ArrayLike,
-    axes: Sequence[int],
-) -> Array:
-    """``nearest`` of factors, matrix and radius: the projection, and whether ``a`` is inside."""
-    non_negative(radius, "radius")
-    given = canonicalize(a, axes)
-    if 0 in given.matrix.shape:
-        return jnp.asarray(a)
-    matrix = given.matrix
-    image, inside = nearest(factors_of(matrix), matrix, jnp.asarray(radius, matrix.dtype))
-    return restored(image, ~inside, given, axes)
-
-
 def project_spectral_ball(
-    a: ArrayLike, /, radius: ArrayLike, *, axes: Sequence[int] = (-2, -1)
-) -> Array:
+    a: Float[ArrayLike, "... m n"], /, radius: ArrayLike, *, axes: Sequence[int] = (-2, -1)
+) -> Float[Array, "... m n"]:
     """The nearest matrix (Frobenius) with ``|X| <= radius``: singular values are clipped.
 
     Args:
-        a: a matrix or a batch of matrices.
         radius: >= 0, a scalar or of the batch shape, may be traced.
-        axes: the (out, in) axes of the matrix.
 
     Returns:
-        Shape and dtype of ``a``; ``a`` itself where it is inside.
+        ``a`` itself where it is inside.
 
-    Raises:
-        ValueError: wrong rank, axes or dtype; a concrete negative radius.
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -64,31 +46,30 @@ def project_spectral_ball(
         >>> [round(float(d), 3) for d in jnp.diag(x)]
         [2.0, 1.0]
     """
-
-    def clipped(factors: SVD, matrix: Array, r: Array) -> tuple[Array, Array]:
-        return image_of(_clip, factors, matrix, (r,)), factors.s[..., 0] <= r
-
-    return _onto_ball(clipped, a, radius, axes)
+    non_negative(radius, "radius")
+    given = canonicalize(a, axes)
+    if 0 in given.matrix.shape:
+        return jnp.asarray(a)
+    r = jnp.asarray(radius, given.matrix.dtype)
+    image, changed = shrunk(_clip, given.matrix, (r,))
+    return restored(image, changed, given, axes)
 
 
 @automatic
 def project_nuclear_ball(
-    a: ArrayLike, /, radius: ArrayLike, *, axes: Sequence[int] = (-2, -1)
-) -> Array:
+    a: Float[ArrayLike, "... m n"], /, radius: ArrayLike, *, axes: Sequence[int] = (-2, -1)
+) -> Float[Array, "... m n"]:
     """The nearest matrix (Frobenius) with ``|X|_* <= radius``: all values lowered by one amount.
 
     Args:
-        a: a matrix or a batch of matrices.
         radius: >= 0, a scalar or of the batch shape, may be traced.
-        axes: the (out, in) axes of the matrix.
 
     Returns:
-        Shape and dtype of ``a``; ``a`` itself where it is inside.
-
-    Raises:
-        ValueError: wrong rank, axes or dtype; a concrete negative radius.
+        ``a`` itself where it is inside.
 
     Source: projection on the simplex, Duchi et al., ICML 2008.
+
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -96,35 +77,35 @@ def project_nuclear_ball(
         >>> [round(float(d), 3) for d in jnp.diag(x)]
         [2.0, 0.0]
     """
+    non_negative(radius, "radius")
+    given = canonicalize(a, axes)
+    matrix = given.matrix
+    if 0 in matrix.shape:
+        return jnp.asarray(a)
+    factors = svd(jax.lax.stop_gradient(matrix))
+    # The values themselves with their derivative u^T dA v.
+    moved = matrix - jax.lax.stop_gradient(matrix)
+    s = factors.s + jnp.einsum("...mk,...mn,...kn->...k", factors.u, moved, factors.vt)
+    total = jnp.cumsum(s, axis=-1)
+    count = jnp.broadcast_to(jnp.arange(1, s.shape[-1] + 1, dtype=s.dtype), s.shape)
+    r = jnp.broadcast_to(jnp.asarray(radius, s.dtype), s.shape[:-1])
+    by = (total - r[..., None]) / count
+    # How many stay positive; at least one, so that radius 0 lowers all to 0.
+    stay = jnp.maximum(jnp.sum(s > by, axis=-1, keepdims=True), 1)
+    amount = jnp.take_along_axis(by, stay - 1, axis=-1)[..., 0]
+    image = image_of(soft_threshold, factors, matrix, (amount,))
+    return restored(image, ~(total[..., -1] <= r), given, axes)
 
-    def lowered(factors: SVD, matrix: Array, r: Array) -> tuple[Array, Array]:
-        # The values themselves with their derivative u^T dA v.
-        moved = matrix - jax.lax.stop_gradient(matrix)
-        s = factors.s + jnp.einsum("...mk,...mn,...kn->...k", factors.u, moved, factors.vt)
-        total = jnp.cumsum(s, axis=-1)
-        count = jnp.broadcast_to(jnp.arange(1, s.shape[-1] + 1, dtype=s.dtype), s.shape)
-        by = (total - jnp.broadcast_to(r, s.shape[:-1])[..., None]) / count
-        # How many stay positive; at least one, so that radius 0 lowers all to 0.
-        stay = jnp.maximum(jnp.sum(s > by, axis=-1, keepdims=True), 1)
-        amount = jnp.take_along_axis(by, stay - 1, axis=-1)[..., 0]
-        return image_of(soft_threshold, factors, matrix, (amount,)), total[..., -1] <= r
 
-    return _onto_ball(lowered, a, radius, axes)
-
-
-def project_rank(a: ArrayLike, /, rank: ArrayLike, *, axes: Sequence[int] = (-2, -1)) -> Array:
+def project_rank(
+    a: Float[ArrayLike, "... m n"], /, rank: ArrayLike, *, axes: Sequence[int] = (-2, -1)
+) -> Float[Array, "... m n"]:
     """The nearest matrix of rank <= ``rank`` in every unitarily invariant norm (Eckart-Young).
 
     Args:
-        a: a matrix or a batch of matrices.
         rank: an integer >= 0, a scalar or of the batch shape, may be traced.
-        axes: the (out, in) axes of the matrix.
 
-    Returns:
-        Shape and dtype of ``a``.
-
-    Raises:
-        ValueError: wrong rank of the array, axes or dtype; a concrete negative rank.
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp

@@ -5,26 +5,28 @@ keeps the singular vectors). They are made to be applied between optimizer steps
 by the matrix and by ``p``, ``weight`` and ``radius``, are right also at repeated and zero singular
 values, wherever no singular value is at a threshold. A second derivative by the matrix is a
 ``NotImplementedError``.
-
-Shared: ``axes`` are the (out, in) axes; float16 and bfloat16 are computed in float32 and cast back;
-empty matrices stay; a matrix that is not finite becomes NaN.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from rankjax._arguments import float_array, known_scalar, non_negative, one_of
-from rankjax._linear_algebra import SVD, svd
+from rankjax._linear_algebra import SVD, matmul, svd, transpose, triangle
 from rankjax.matrix._canonical import Canonical, canonicalize
+from rankjax.matrix._derivative_rule import outer
 from rankjax.matrix._divided_differences import Scalar
+from rankjax.matrix._scaling import tall
 from rankjax.matrix._spectral_functions import map_at
 
 ProxMethod = Literal["auto", "svd"]
@@ -83,7 +85,9 @@ def _newton(s: Array, weight: Array, p: Array) -> Array:
     return jnp.where(active, jnp.where(reached, x, 0), jnp.where(s > 0, s, s * 0))
 
 
-def prox_power(s: ArrayLike, /, *, p: ArrayLike, weight: ArrayLike) -> Array:
+def prox_power(
+    s: Float[ArrayLike, "..."], /, *, p: ArrayLike, weight: ArrayLike
+) -> Float[Array, "..."]:
     """``argmin_{x >= 0} (x - s)^2 / 2 + weight x^p``, elementwise for ``s >= 0``.
 
     Closed forms for a known p in {0, 1, 2} (0 keeps ``s`` where ``s^2 > 2 weight``), for any other
@@ -139,7 +143,7 @@ class _Prox:
 
 def restored(image: Array, changed: Array, given: Canonical, axes: Sequence[int]) -> Array:
     # A matrix that is inside already is returned as it is, not rounded by the decomposition.
-    result = jnp.where(changed[..., None, None], image, given.matrix)
+    result = jnp.where(changed[..., None, None].astype(bool), image, given.matrix)
     return jnp.moveaxis(result, (-2, -1), tuple(axes)).astype(given.dtype)
 
 
@@ -158,37 +162,73 @@ def image_of(h: Scalar, factors: SVD, matrix: Array, args: tuple[Array, ...]) ->
     return run(factors, matrix, *args)
 
 
-def factors_of(matrix: Array) -> SVD:
-    return svd(jax.lax.stop_gradient(matrix))
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def shrunk(h: Scalar, a: Array, args: tuple[Array, ...]) -> tuple[Array, Array]:
+    """``U h(Sigma) V^T`` for ``0 <= h(s) <= s``, and whether any singular value is changed.
+
+    Of a matrix much taller than wide, ``a = Q R``, the singular values and ``V`` are those of
+    ``R``, and ``a V diag(h(s) / s) V^T`` needs neither ``Q`` nor ``U``: half the time.
+    """
+    matrix, turned = tall(a)
+    much_taller = matrix.shape[-2] >= 2 * matrix.shape[-1]
+    factors = svd(triangle(matrix) if much_taller else matrix)
+    values, changed = _new_values(h, factors.s, args)
+    if much_taller:
+        ratio = values / jnp.where(factors.s == 0, 1, factors.s)
+        factors = factors._replace(u=transpose(factors.vt))
+        image = matmul(matrix, outer(factors, ratio))
+    else:
+        image = outer(factors, values)
+    return (transpose(image) if turned else image), changed
+
+
+def _shrunk_jvp(h: Scalar, primals: Any, tangents: Any) -> Any:
+    (a, args), (da, dargs) = primals, tangents
+    factors = svd(jax.lax.stop_gradient(a))
+    # Nothing is computed for what nobody differentiates by.
+    live = [i for i, tangent in enumerate(dargs) if not isinstance(tangent, SymbolicZero)]
+
+    def image(a: Array, *moving: Array) -> Array:
+        new = dict(enumerate(args)) | dict(zip(live, moving, strict=True))
+        return image_of(h, factors, a, tuple(new.values()))
+
+    da = jnp.zeros_like(a) if isinstance(da, SymbolicZero) else da
+    at = (a, *(args[i] for i in live))
+    value, tangent = jax.jvp(image, at, (da, *(dargs[i] for i in live)))
+    changed = _new_values(h, factors.s, args)[1]
+    return (value, changed), (tangent, 0 * changed)
+
+
+shrunk.defjvp(_shrunk_jvp, symbolic_zeros=True)
+
+
+def _new_values(h: Scalar, s: Array, args: tuple[Array, ...]) -> tuple[Array, Array]:
+    """``h(s)``, and 1 where that is another matrix (0: a number has a tangent)."""
+    values = h(s, *(jnp.broadcast_to(x, s.shape[:-1])[..., None] for x in args))
+    return values, jnp.any(values != s, axis=-1).astype(s.dtype)
 
 
 def prox_schatten(
-    a: ArrayLike,
+    a: Float[ArrayLike, "... m n"],
     /,
     *,
     p: ArrayLike,
     weight: ArrayLike,
     axes: Sequence[int] = (-2, -1),
     method: ProxMethod = "auto",
-) -> Array:
+) -> Float[Array, "... m n"]:
     """``argmin_X |X - A|_F^2 / 2 + weight |X|_{S_p}^p``: ``prox_power`` of the singular values.
 
     For ``p = 1`` singular value thresholding, for ``p = 0`` hard thresholding (rank).
 
     Args:
-        a: a matrix or a batch of matrices.
         p: exponent >= 0, a scalar or of the batch shape, may be traced.
         weight: >= 0, like p.
-        axes: the (out, in) axes of the matrix.
         method: ``"auto"`` or ``"svd"`` (the same: zeroing a singular value needs its vectors).
 
-    Returns:
-        Shape and dtype of ``a``.
-
-    Raises:
-        ValueError: wrong rank, axes, dtype or method; a concrete negative p or weight.
-
     Cost: one SVD and a product.
+
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -207,8 +247,5 @@ def prox_schatten(
     scalar = known_scalar(p)
     args = (weight,) if scalar is not None else (weight, p)
     args = tuple(jnp.asarray(x, matrix.dtype) for x in args)
-    factors = factors_of(matrix)
-    image = image_of(_Prox(scalar), factors, matrix, args)
-    at_values = (jnp.broadcast_to(x, matrix.shape[:-2])[..., None] for x in args)
-    changed = _Prox(scalar)(factors.s, *at_values) != factors.s
-    return restored(image, jnp.any(changed, axis=-1), given, axes)
+    image, changed = shrunk(_Prox(scalar), matrix, args)
+    return restored(image, changed, given, axes)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from rankjax._arguments import non_negative
 from rankjax.matrix import spectrum
@@ -30,20 +31,14 @@ def _values(a: ArrayLike, axes: Sequence[int]) -> tuple[Array, jnp.dtype, float]
 
 
 def numerical_rank(
-    a: ArrayLike, /, *, rtol: float | None = None, axes: Sequence[int] = _AXES
-) -> Array:
+    a: Float[ArrayLike, "... m n"], /, *, rtol: float | None = None, axes: Sequence[int] = _AXES
+) -> Float[Array, "..."]:
     """Number of singular values above ``rtol * sigma_1``; piecewise constant, derivative 0.
 
     Args:
-        a: a matrix or a batch of matrices.
         rtol: >= 0; default ``max(m, n) * machine eps``.
-        axes: the (out, in) axes of the matrix.
 
-    Returns:
-        The batch shape, in the dtype of ``a`` (so that NaN can be told from a rank).
-
-    Raises:
-        ValueError: wrong rank of the array, axes, dtype; negative rtol.
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -58,18 +53,14 @@ def numerical_rank(
     return spectrum.numerical_rank(sigma, rtol=rtol).astype(dtype)
 
 
-def stable_rank(a: ArrayLike, /, *, axes: Sequence[int] = _AXES) -> Array:
+def stable_rank(
+    a: Float[ArrayLike, "... m n"], /, *, axes: Sequence[int] = _AXES
+) -> Float[Array, "..."]:
     """``|A|_F^2 / |A|^2`` (squared), in ``[1, rank A]``.
 
-    Args:
-        a: a matrix or a batch of matrices.
-        axes: the (out, in) axes of the matrix.
+    Differentiable where ``sigma_1`` is simple.
 
-    Returns:
-        The batch shape, in the dtype of ``a``. Differentiable where ``sigma_1`` is simple.
-
-    Raises:
-        ValueError: wrong rank of the array, axes or dtype.
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -81,30 +72,25 @@ def stable_rank(a: ArrayLike, /, *, axes: Sequence[int] = _AXES) -> Array:
 
 
 def soft_rank(
-    a: ArrayLike,
+    a: Float[ArrayLike, "... m n"],
     /,
     *,
     p: ArrayLike,
     eps: ArrayLike = 0.0,
     eps_mode: EpsMode = "relative",
     axes: Sequence[int] = _AXES,
-) -> Array:
+) -> Float[Array, "..."]:
     """``(|A|_{S_p} / |A|)^p``, in ``[1, rank A]`` for ``eps = 0``.
 
     Tends to the rank for ``p -> 0``, to the multiplicity of ``sigma_1`` for ``p -> inf``.
 
     Args:
-        a: a matrix or a batch of matrices.
         p: exponent >= 0, may be traced; ``inf`` counts the values equal to ``sigma_1``.
         eps: smoothing >= 0 as in ``schatten_power``.
-        eps_mode: ``"relative"`` or ``"absolute"``.
-        axes: the (out, in) axes of the matrix.
 
-    Returns:
-        The batch shape, in the dtype of ``a``. Differentiable where ``sigma_1`` is simple.
+    Differentiable where ``sigma_1`` is simple.
 
-    Raises:
-        ValueError: wrong rank of the array, axes, dtype, eps_mode; a concrete negative p or eps.
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -115,19 +101,14 @@ def soft_rank(
     return spectrum.soft_rank(sigma, p=p, eps=eps, eps_mode=eps_mode, rtol=rtol).astype(dtype)
 
 
-def effective_rank(a: ArrayLike, /, *, axes: Sequence[int] = _AXES) -> Array:
+def effective_rank(
+    a: Float[ArrayLike, "... m n"], /, *, axes: Sequence[int] = _AXES
+) -> Float[Array, "..."]:
     """``exp`` of the entropy of ``sigma / sum(sigma)`` (Roy and Vetterli, EUSIPCO 2007).
 
-    Args:
-        a: a matrix or a batch of matrices.
-        axes: the (out, in) axes of the matrix.
+    The slope at a zero singular value is infinite; here such a value contributes no derivative.
 
-    Returns:
-        The batch shape, in the dtype of ``a``. The slope at a zero singular value is infinite;
-        here such a value contributes no derivative.
-
-    Raises:
-        ValueError: wrong rank of the array, axes or dtype.
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp

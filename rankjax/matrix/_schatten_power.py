@@ -1,9 +1,4 @@
-"""The Schatten power of a matrix or a batch of them: the function that everything else is about.
-
-Shared with the norms: ``axes = (out, in)`` are the two axes of the matrix, all others are batch;
-float16 and bfloat16 are computed in float32 and cast back; an empty matrix gives 0; a NaN or
-infinite entry gives NaN for that matrix, in value and gradient.
-"""
+"""The Schatten power of a matrix or a batch of them: the function that everything else is about."""
 
 from __future__ import annotations
 
@@ -14,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from rankjax._arguments import known_scalar, non_negative, one_of
 from rankjax._explicit_axes import automatic
@@ -65,7 +61,7 @@ def checked(
 
 @automatic
 def schatten_power(
-    a: ArrayLike,
+    a: Float[ArrayLike, "... m n"],
     /,
     *,
     p: ArrayLike,
@@ -73,7 +69,7 @@ def schatten_power(
     eps_mode: EpsMode = "relative",
     axes: Sequence[int] = (-2, -1),
     method: Method = "auto",
-) -> Array:
+) -> Float[Array, "..."]:
     """``|A|_{S_p}^p = sum_i sigma_i^p``, or its smoothed form to train with.
 
     * ``eps = 0``, the *hard* form: singular values ``<= max(m, n) * machine eps * sigma_1`` count
@@ -84,25 +80,19 @@ def schatten_power(
       constant under differentiation; ``"absolute"``: ``e = eps``.
 
     Args:
-        a: a matrix or a batch of matrices.
         p: exponent >= 0, finite; a number or an array that broadcasts with the batch;
             may be traced.
         eps: smoothing >= 0, like ``p``. 1e-2 is a good relative value for training.
-        eps_mode: ``"relative"`` or ``"absolute"``.
-        axes: the (out, in) axes of the matrix.
-        method: ``"auto"``, ``"svd"``, ``"gram"``, ``"rational"``, ``"newton_schulz"``; see
-            ``rankjax.matrix.engines``.
-
-    Returns:
-        The batch shape, in the dtype of ``a``.
 
     Raises:
-        ValueError: wrong rank, axes, dtype, method or eps_mode; a concrete negative p or eps; a
-            concrete relative eps below what the method can (``"auto"`` and ``"svd"`` take any).
+        ValueError: a concrete relative eps below what the method can (``"auto"`` and ``"svd"`` take
+            any).
         NotImplementedError: a third derivative.
 
     First and second derivatives (forward and reverse) with respect to ``a``, ``p`` and ``eps`` are
     exact at repeated and zero singular values. Cost: one decomposition.
+
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from rankjax._arguments import one_of
 from rankjax._explicit_axes import automatic
@@ -22,27 +23,28 @@ SingularValueMethod = Literal["auto", "svd", "gram"]
 
 @automatic
 def singular_values(
-    a: ArrayLike, /, *, axes: Sequence[int] = (-2, -1), method: SingularValueMethod = "auto"
-) -> Array:
+    a: Float[ArrayLike, "... m n"],
+    /,
+    *,
+    axes: Sequence[int] = (-2, -1),
+    method: SingularValueMethod = "auto",
+) -> Float[Array, "... k"]:
     """All singular values, descending.
 
     Args:
-        a: a matrix or a batch of matrices.
-        axes: the (out, in) axes of the matrix.
         method: ``"svd"``, also meant by ``"auto"``, or ``"gram"``: roots of the eigenvalues of
             ``A^T A``, about twice as fast (more on tall matrices), where values (and derivatives)
             under ``sqrt(machine eps) * sigma_1`` do not matter.
 
     Returns:
-        ``(..., min(m, n))`` in the dtype of ``a``.
-
-    Raises:
-        ValueError: wrong rank, axes, dtype or method.
+        ``(..., min(m, n))``.
 
     The first derivative is ``d sigma_i = u_i^T dA v_i``, finite everywhere; at a repeated value it
     is one choice among the possible bases, exact for every symmetric smooth function of the values.
     The second derivative of single values does not exist at repeated ones and is NaN or infinite
     there: differentiate ``schatten_power`` twice, not a sum of these. Cost: one SVD.
+
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp

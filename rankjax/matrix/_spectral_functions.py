@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from rankjax._linear_algebra import SVD, svd, svdvals, transpose
 from rankjax.matrix._canonical import canonicalize
@@ -129,13 +130,13 @@ def _check(function: Scalar, name: str, args: Arguments, dtype: jnp.dtype) -> No
 
 
 def spectral_sum(
-    a: ArrayLike,
+    a: Float[ArrayLike, "... m n"],
     /,
     phi: Scalar,
     *,
     args: tuple[ArrayLike, ...] = (),
     axes: Sequence[int] = (-2, -1),
-) -> Array:
+) -> Float[Array, "..."]:
     """``sum_i phi(sigma_i)`` over all ``min(m, n)`` singular values, for any smooth ``phi``.
 
     ``phi`` must be smooth as an *even* function: three times differentiable on ``[0, inf)`` with
@@ -144,18 +145,13 @@ def spectral_sum(
     ``jnp.cosh(s)``, not ``(exp(s) + exp(-s)) / 2``. For powers ``schatten_power`` is faster.
 
     Args:
-        a: a matrix or a batch of matrices.
         phi: ``phi(s, *args)``, scalar to scalar, of JAX operations; static: compiled once for each
             function *object*, so pass the same object again, not a new lambda in every step.
         args: a tuple of real scalars, passed on to every call in the dtype that is computed in;
             may be traced. What varies over a batch of matrices needs ``jax.vmap``.
-        axes: the (out, in) axes of the matrix.
-
-    Returns:
-        The batch shape, in the dtype of ``a``.
 
     Raises:
-        ValueError: wrong rank, axes or dtype; ``phi`` not callable or not scalar; ``args`` not a
+        ValueError: ``phi`` not callable or not scalar; ``args`` not a
             tuple of real scalars.
         NotImplementedError: a third derivative.
 
@@ -163,6 +159,8 @@ def spectral_sum(
     repeated and zero singular values. Gradient: ``U phi'(Sigma) V^T``. Cost: one SVD; second
     derivatives also six evaluations of ``phi''`` for each pair of singular values. Source:
     Daleckii and Krein 1965; Lewis and Sendov, "Nonsmooth analysis of singular values", 2005.
+
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -181,13 +179,13 @@ def spectral_sum(
 
 
 def spectral_map(
-    a: ArrayLike,
+    a: Float[ArrayLike, "... m n"],
     /,
     h: Scalar,
     *,
     args: tuple[ArrayLike, ...] = (),
     axes: Sequence[int] = (-2, -1),
-) -> Array:
+) -> Float[Array, "... m n"]:
     """``U h(Sigma) V^T``, the generalized matrix function of an *odd* ``h``.
 
     Only called with ``s >= 0``; ``h(0) = 0`` is needed (``U`` and ``V`` are not unique elsewhere)
@@ -195,14 +193,9 @@ def spectral_map(
     ``s / (1 + s^2)``, ``tanh(s)``. Near 0 it should be accurate relative to its size.
 
     Args:
-        a: a matrix or a batch of matrices.
         h: ``h(s, *args)``, scalar to scalar, of JAX operations; static: compiled once for each
             function *object*.
         args: as in ``spectral_sum``.
-        axes: the (out, in) axes of the matrix.
-
-    Returns:
-        Shape and dtype of ``a``.
 
     Raises:
         ValueError: as ``spectral_sum``.
@@ -212,6 +205,8 @@ def spectral_map(
     zero singular values. Cost: one SVD; the derivative also eight evaluations of ``h'`` for each
     pair of singular values. Source: Noferini, "A formula for the Frechet derivative of a
     generalized matrix function", SIMAX 2017.
+
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from rankjax._arguments import non_negative, one_of
 from rankjax.matrix._scalar_power import EpsMode, SchattenPower
@@ -28,14 +29,14 @@ def default_rtol(size: int, dtype: jnp.dtype) -> float:
     return max(size, 1) * float(jnp.finfo(dtype).eps)
 
 
-def largest(sigma: Array) -> Array:
+def largest(sigma: Float[Array, "*batch k"]) -> Float[Array, "*batch"]:
     """``sigma_1`` of shape ``(...)``; 0 for an empty spectrum."""
     if sigma.shape[-1] == 0:
         return jnp.zeros(sigma.shape[:-1], sigma.dtype)
     return sigma[..., 0]
 
 
-def unit(sigma: Array) -> Array:
+def unit(sigma: Float[Array, "*batch k"]) -> Float[Array, "*batch k"]:
     """``sigma / sigma_1``: at most 1, exactly 1 at the top; all zero at a zero spectrum.
 
     The derivative stays finite there.
@@ -50,14 +51,14 @@ def unit(sigma: Array) -> Array:
 
 
 def power_sum(
-    sigma: Array,
+    sigma: Float[Array, "*batch k"],
     /,
     *,
     p: ArrayLike,
     eps: ArrayLike = 0.0,
     eps_mode: EpsMode = "relative",
     rtol: float | None = None,
-) -> Array:
+) -> Float[Array, "*batch"]:
     """``sum_i sigma_i^p``, or with ``eps > 0`` ``sum_i [(sigma_i^2 + e^2)^(p/2) - e^p]``.
 
     ``e = eps * sigma_1`` (``eps_mode="relative"``, held constant under differentiation) or
@@ -68,7 +69,6 @@ def power_sum(
         sigma: ``(..., k)``, descending.
         p: exponent >= 0, a number or anything that broadcasts with the batch; may be traced.
         eps: smoothing >= 0, like ``p``.
-        eps_mode: ``"relative"`` or ``"absolute"``.
         rtol: what counts as zero; default ``k * machine epsilon`` (pass
             ``default_rtol(max(m, n), dtype)`` where the shape of the matrix is known).
 
@@ -95,7 +95,9 @@ def power_sum(
     return jnp.sum(function.value(sigma, top, p_, eps_), axis=-1)
 
 
-def numerical_rank(sigma: Array, /, *, rtol: float | None = None) -> Array:
+def numerical_rank(
+    sigma: Float[Array, "*batch k"], /, *, rtol: float | None = None
+) -> Float[Array, "*batch"]:
     """How many ``sigma_i > rtol * sigma_1``, as ``sigma``'s dtype; NaN for a NaN spectrum.
 
     Example:
@@ -109,7 +111,7 @@ def numerical_rank(sigma: Array, /, *, rtol: float | None = None) -> Array:
     return jnp.where(jnp.isnan(top), top, count)
 
 
-def stable_rank(sigma: Array, /) -> Array:
+def stable_rank(sigma: Float[Array, "*batch k"], /) -> Float[Array, "*batch"]:
     """``sum_i sigma_i^2 / sigma_1^2`` in ``[1, rank]``; 0 for the zero matrix.
 
     Example:
@@ -121,14 +123,14 @@ def stable_rank(sigma: Array, /) -> Array:
 
 
 def soft_rank(
-    sigma: Array,
+    sigma: Float[Array, "*batch k"],
     /,
     *,
     p: ArrayLike,
     eps: ArrayLike = 0.0,
     eps_mode: EpsMode = "relative",
     rtol: float | None = None,
-) -> Array:
+) -> Float[Array, "*batch"]:
     """``power_sum(sigma) / sigma_1^p``: in ``[1, rank]`` for ``eps = 0``; 0 for the zero matrix.
 
     Computed from ``sigma / sigma_1``, so it neither overflows nor underflows. Invariant under
@@ -149,7 +151,7 @@ def soft_rank(
     return power_sum(unit(sigma), p=p, eps=eps, eps_mode="relative", rtol=rtol)
 
 
-def effective_rank(sigma: Array, /) -> Array:
+def effective_rank(sigma: Float[Array, "*batch k"], /) -> Float[Array, "*batch"]:
     """``exp(-sum_i q_i log q_i)``, ``q = sigma / sum(sigma)``; 0 for the zero matrix.
 
     Source: Roy and Vetterli, "The effective rank" (EUSIPCO 2007).

@@ -7,7 +7,6 @@ import io
 import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -151,7 +150,7 @@ class Analysis:
             record["relative_change"] = row.relative_change
         return record
 
-    def to_json(self, path: str | Path | None = None) -> str:
+    def to_json(self) -> str:
         """Everything, the singular values (to seven digits) included; NaN becomes null."""
         rows = []
         for row in self.rows:
@@ -173,9 +172,9 @@ class Analysis:
                 for name, bad, size in self.not_finite
             ],
         }
-        return _written(json.dumps(document, indent=1, allow_nan=False), path)
+        return json.dumps(document, indent=1, allow_nan=False)
 
-    def to_csv(self, path: str | Path | None = None) -> str:
+    def to_csv(self) -> str:
         """The rows, without spectra; a number that is not defined is an empty cell."""
         buffer = io.StringIO()
         records = self.records()
@@ -185,7 +184,7 @@ class Analysis:
         for record in records:
             plain = {key: _plain(value) for key, value in record.items()}
             writer.writerow(plain | {"path": _cell(record["path"])})
-        return _written(buffer.getvalue(), path)
+        return buffer.getvalue()
 
 
 def _plain(value: Any) -> Any:
@@ -198,9 +197,3 @@ def _cell(text: str) -> str:
     # A spreadsheet takes a cell with such a beginning for a formula.
     text = shown(text, 10_000)
     return f"'{text}" if text[:1] in {"=", "+", "-", "@"} else text
-
-
-def _written(text: str, path: str | Path | None) -> str:
-    if path is not None:
-        Path(path).write_text(text, encoding="utf-8")
-    return text

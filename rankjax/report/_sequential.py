@@ -33,12 +33,10 @@ class Sequential:
     Attributes:
         apply: ``apply(params, x) -> outputs``; inputs are flattened.
         lipschitz: Lipschitz constants of what follows each matrix, by path.
-        steps: what it does, in words, for the reader.
     """
 
     apply: Callable[[Any, Any], Array]
     lipschitz: dict[str, float]
-    steps: tuple[str, ...]
 
 
 def sequential(words: str, structure: Structure, params: Any) -> Sequential:
@@ -98,15 +96,7 @@ def sequential(words: str, structure: Structure, params: Any) -> Sequential:
             lipschitz[last] = 1.0
         elif last:
             lipschitz[last] *= ACTIVATIONS[step][1]
-    steps = tuple(_words(step, biases) for step in plan)
-    return Sequential(apply, lipschitz, steps)
-
-
-def _words(step: Layer | str, biases: dict[str, str | None]) -> str:
-    if isinstance(step, str):
-        return step
-    bias = biases[step.path]
-    return f"{step.path} + {bias}" if bias else step.path
+    return Sequential(apply, lipschitz)
 
 
 def _bias_of(layer: Layer, shapes: dict[str, tuple[int, ...]]) -> str | None:

@@ -1,4 +1,19 @@
-"""Bounds and Schatten powers as loss terms, and Optax transformations."""
+"""Bounds and Schatten powers as loss terms, and Optax transformations.
+
+What the penalties take: ``structure`` from ``describe`` and ``params``, by position; ``weight``,
+one factor or a mapping from paths or patterns (``"block_*/query/kernel"``) to factors (1 for layers
+that it does not name); ``reference``, a tree with matrices ``M_l`` to subtract (``None``: 0);
+``p``, ``eps`` (relative to the largest singular value of each matrix by default), ``eps_mode`` and
+``method`` as in ``matrix.schatten_power``. They return a scalar. A structure that is none, a tree
+that does not fit it and an unknown path are a ``ValueError``.
+
+What the transformations take: ``structure``, or a function of the parameters such as ``describe``
+itself; a strength (``weight``, ``radius`` or ``rank``), ``p`` and ``eps``, each a number or a
+schedule, the strength also a mapping from paths or patterns to such (layers that it does not name
+are left alone); ``every``, the period in steps (``None``: each step). An ``every`` that is no whole
+number >= 1, a negative number or an unknown path is a ``ValueError``; so are, at the update,
+parameters that are ``None`` or do not fit.
+"""
 
 from rankjax.training._after_step import apply_schatten_flow as apply_schatten_flow
 from rankjax.training._after_step import project_rank as project_rank

@@ -31,6 +31,8 @@ from rankjax.training._schedule import (
 )
 from rankjax.training._transformation import Rule, StructureOrFunction, transformation
 
+#: Whose norm ``project_spectral_norm`` bounds: of the linear map, or of the kernel as a matrix.
+NormOf = Literal["operator", "matrix"]
 #: Parts of a flow whose number of steps is not known when it is compiled.
 PARTS = 32
 
@@ -57,18 +59,10 @@ def apply_schatten_flow(
     ``learning_rate * weight`` of the decay.
 
     Args:
-        structure: from ``describe``, or a function of the parameters, such as ``describe`` itself.
-        weight: the strength of one step, a number or a schedule, or a mapping from paths or
-            patterns (``"block_*/query/kernel"``) to these (layers that it does not name are left
-            alone).
-        p: exponent >= 0, a number or a schedule.
-        eps: relative smoothing, a number or a schedule.
-        every: how often the decomposition runs; ``None``: at each step. An array in place of a
-            number (``optax.inject_hyperparams``) divides the flow into 32 parts, not ``every``.
+        every: an array in place of a number (``optax.inject_hyperparams``) divides the flow into 32
+            parts, not ``every``.
 
-    Raises:
-        ValueError: an ``every`` below 1 or not whole, a negative number, an unknown path;
-            at the update, parameters that are ``None`` or do not fit.
+    Shared arguments: see ``rankjax.training``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -93,17 +87,7 @@ def proximal_schatten(
     learning rate multiplies ``weight``; with ``every = k`` it takes the proximal step of
     ``k weight`` on every k-th step.
 
-    Args:
-        structure: from ``describe``, or a function of the parameters, such as ``describe`` itself.
-        weight: the strength of one step, a number or a schedule, or a mapping from paths or
-            patterns to these (layers that it does not name are left alone).
-        p: exponent >= 0, a number or a schedule; closed forms for the numbers 0, 1/2, 2/3, 1 and
-            2, see ``prox_schatten``.
-        every: how often the decomposition runs; ``None``: at each step.
-
-    Raises:
-        ValueError: an ``every`` below 1 or not whole, a negative number, an unknown path;
-            at the update, parameters that are ``None`` or do not fit.
+    Shared arguments: see ``rankjax.training``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -124,7 +108,7 @@ def project_spectral_norm(
     radius: PerLayer = 1.0,
     *,
     every: Whole | None = None,
-    of: Literal["operator", "matrix"] = "operator",
+    of: NormOf = "operator",
 ) -> optax.GradientTransformationExtraArgs:
     """Cuts singular values after the step, so that no layer's norm exceeds ``radius``.
 
@@ -136,17 +120,13 @@ def project_spectral_norm(
     Put it last in the chain.
 
     Args:
-        structure: from ``describe``, or a function of the parameters, such as ``describe`` itself.
-        radius: the largest norm, a number or a schedule, or a mapping from paths or patterns to
-            these (layers that it does not name are left alone).
-        every: how often the decomposition runs; ``None``: at each step.
         of: whether the norm of the linear map is bounded or that of the kernel matrix.
 
     Raises:
-        ValueError: an ``every`` below 1 or not whole, a negative radius, an unknown path
-            or ``of``; with ``of="operator"`` a convolution whose geometry is not known, because
-            ``describe`` had no ``apply``; at the update, parameters that are ``None`` or do not
-            fit.
+        ValueError: with ``of="operator"`` a convolution whose geometry is not known, because
+            ``describe`` had no ``apply``.
+
+    Shared arguments: see ``rankjax.training``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -159,7 +139,7 @@ def project_spectral_norm(
         -1.0
     """
     check_non_negative(radius, "radius")
-    one_of(of, "of", ("operator", "matrix"))
+    one_of(of, "of", NormOf)
     return _after(structure, _Ball(of == "operator"), radius, {}, every, "radius")
 
 
@@ -169,14 +149,9 @@ def project_rank(
     """Keeps only the ``rank`` largest singular values of every matrix. Put it last in the chain.
 
     Args:
-        structure: from ``describe``, or a function of the parameters, such as ``describe`` itself.
-        rank: the largest rank, a number or a schedule, or a mapping from paths or patterns to these
-            (layers that it does not name are left alone); rounded to the nearest whole number.
-        every: how often the decomposition runs; ``None``: at each step.
+        rank: the largest rank; the nearest whole number counts.
 
-    Raises:
-        ValueError: an ``every`` below 1 or not whole, a negative rank, an unknown path; at
-            the update, parameters that are ``None`` or do not fit.
+    Shared arguments: see ``rankjax.training``.
 
     Example:
         >>> import jax.numpy as jnp

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,12 @@ import optax
 from jax import Array
 
 from rankjax._arguments import one_of
-from rankjax.matrix import engines, schatten_power, warm
+from rankjax.matrix import schatten_power, warm
 from rankjax.training._in_turn import Group
 from rankjax.training._penalties import DEFAULT_EPS, Method
 from rankjax.training._schedule import Number, PerLayer, Whole, whole
 from rankjax.training._transformation import Rule, StructureOrFunction, transformation
 
-DecayMethod = Method | Literal["auto"]
 #: Relative error of the gradient from which a kept eigenbasis is renewed at once.
 TOLERANCE = 0.01
 
@@ -46,7 +45,7 @@ def add_schatten_decay(
     eps: Number = DEFAULT_EPS,
     every: Whole | None = None,
     refresh: Whole | None = None,
-    method: DecayMethod = "auto",
+    method: Method = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     """Adds the gradient of ``weight sum_l |A_l|_{S_p}^p`` to the updates: decoupled decay.
 
@@ -65,12 +64,7 @@ def add_schatten_decay(
     The guide "Training for low rank" says which to use when.
 
     Args:
-        structure: from ``describe``, or a function of the parameters, such as ``describe`` itself.
-        weight: the strength, a number or a schedule, or a mapping from paths or patterns
-            (``"block_*/query/kernel"``) to these (layers that it does not name: 1).
-        p: Schatten exponent, a number or a schedule.
-        eps: relative smoothing, a number or a schedule.
-        every: how often the decay acts; ``None``: at each step.
+        weight: the strength; 1 for layers that a mapping does not name.
         refresh: how often it decomposes, a multiple of ``every``; ``None``: whenever it acts.
         method: how it decomposes, see ``schatten_power``; with ``refresh`` ``"auto"`` or
             ``"gram"``, which mean the same.
@@ -81,9 +75,9 @@ def add_schatten_decay(
         one number.
 
     Raises:
-        ValueError: an ``every`` or ``refresh`` below 1 or not whole, a ``refresh`` that is no
-            multiple of ``every``, an unknown ``method``, an unknown path; at the update, parameters
-            that are ``None`` or do not fit.
+        ValueError: a ``refresh`` that is no multiple of ``every``.
+
+    Shared arguments: see ``rankjax.training``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -94,7 +88,7 @@ def add_schatten_decay(
         >>> round(float(updates["kernel"][0, 0]), 3)
         1.0
     """
-    one_of(method, "method", engines.METHODS)
+    one_of(method, "method", Method)
     numbers: dict[str, Any] = {"p": p, "eps": eps, "every": whole(every, "every")}
     if refresh is None:
         rule = _Exact(method)
@@ -114,7 +108,7 @@ def add_schatten_decay(
 class _Exact(Rule):
     """The gradient by a decomposition."""
 
-    method: DecayMethod
+    method: Method
     after_step: ClassVar[bool] = False
     named_only: ClassVar[bool] = False
 

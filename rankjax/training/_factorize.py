@@ -96,7 +96,6 @@ def effective_params(
     """What ``factorize`` saves, leaf by leaf and in total; a table when printed.
 
     Args:
-        structure: from ``describe``.
         params: the parameters, concrete where ``ranks`` is ``None``.
         ranks: one rank, or a mapping from paths or patterns (leaves that it does not name stay
             dense); one per leaf, shared by the matrices of a stack. ``None``: the largest number,
@@ -148,7 +147,6 @@ def factorize(
     for further training. A leaf that two factors would not make smaller stays as it is.
 
     Args:
-        structure: from ``describe``.
         params: the parameters; concrete where ``ranks`` is ``None``, otherwise also traced.
         ranks: one rank, or a mapping from paths, as in ``effective_params``, whose ``ranks`` fit.
         rtol: for ``ranks=None``.

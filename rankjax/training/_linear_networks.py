@@ -7,11 +7,14 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
 
 from rankjax._linear_algebra import matmul, svd, transpose
 
 
-def balanced_factors(a: Array, /, depth: int, *, width: int | None = None) -> tuple[Array, ...]:
+def balanced_factors(
+    a: Float[Array, "... m n"], /, depth: int, *, width: int | None = None
+) -> tuple[Float[Array, "..."], ...]:
     """Factors ``W_1, ..., W_L`` with ``W_L ... W_1 = a`` and the least weight decay.
 
     With ``a = U diag(sigma) V^T``::
@@ -61,7 +64,7 @@ def balanced_factors(a: Array, /, depth: int, *, width: int | None = None) -> tu
     return (first, *[middle] * (depth - 2), last)
 
 
-def schatten_from_weight_decay(factors: Sequence[Array], /) -> Array:
+def schatten_from_weight_decay(factors: Sequence[Float[Array, "..."]], /) -> Float[Array, "..."]:
     """``(1/L) sum_l |W_l|_F^2``: at least ``|W_L ... W_1|_{S_{2/L}}^{2/L}``, equal when balanced.
 
     The weight decay of the factors of a linear network. Its minimum over all factors of a product,
@@ -94,7 +97,7 @@ def schatten_from_weight_decay(factors: Sequence[Array], /) -> Array:
     return sum(squares[1:], squares[0]) / len(factors)
 
 
-def imbalance(factors: Sequence[Array], /) -> Array:
+def imbalance(factors: Sequence[Float[Array, "..."]], /) -> Float[Array, "..."]:
     """``max_l |W_{l+1}^T W_{l+1} - W_l W_l^T|_F``: 0 at every stationary point of a decayed loss.
 
     Args:

@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from rankjax._arguments import at_least_float32
 from rankjax.matrix import product_schatten_power
@@ -63,7 +64,7 @@ def lora_schatten_penalty(
     eps_mode: EpsMode = "relative",
     pairs: Sequence[tuple[str, str]] | None = None,
     method: Method = "auto",
-) -> Array:
+) -> Float[Array, ""]:
     """``sum weight |B A|_{S_p}^p`` over pairs of factors, without forming a product.
 
     Lowers the rank of an update ``B A`` below the rank that its factors allow. Training then finds
@@ -71,14 +72,10 @@ def lora_schatten_penalty(
 
     Args:
         structure: from ``describe``, with both factors of every pair.
-        params: the parameters; other weight matrices in them do not contribute.
         p: Schatten exponent, > 0 (the smoothed power of ``p = 0`` is 0).
-        weight: one factor, or a mapping from paths or patterns of left factors (others: 1).
-        eps: smoothing, relative to the largest singular value of each product by default.
-        eps_mode: ``"relative"`` or ``"absolute"``.
+        weight: as for the other penalties, by paths of left factors.
         pairs: paths ``(left, right)`` of the factors, as matrices ``(out, r)`` and ``(r, in)``;
             ``None``: ``lora_pairs``. Stacked factors are multiplied member by member.
-        method: the engine for the cores, see ``schatten_power``.
 
     Returns:
         A scalar, once differentiable in the factors, also where they are 0.
@@ -88,6 +85,8 @@ def lora_schatten_penalty(
         NotImplementedError: a second derivative.
 
     Cost: per pair ``O((out + in) r^2)`` and one decomposition of ``(r, r)``.
+
+    Shared arguments: see ``rankjax.training``.
 
     Example:
         >>> import jax.numpy as jnp

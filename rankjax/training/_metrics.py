@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,10 @@ import numpy as np
 import optax
 from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from rankjax.bounds import rank_sparse
+from rankjax.matrix import SingularValueMethod
 from rankjax.network import Sample, Structure, measure
 from rankjax.training._penalties import DEFAULT_EPS
 from rankjax.training._schedule import Whole, first_count, next_count, whole
@@ -38,8 +40,8 @@ def metrics(
     sample: Sample | None = None,
     gamma: ArrayLike = 1.0,
     reference: Any = None,
-    method: Literal["auto", "svd", "gram"] = "gram",
-) -> dict[str, Array]:
+    method: SingularValueMethod = "gram",
+) -> dict[str, Float[Array, ""]]:
     """Norms and ranks of every layer, and the bound's term, as scalars by name.
 
     ``"<layer>/spectral_norm"``, ``"<layer>/frobenius_norm"``, ``"<layer>/numerical_rank"``,
@@ -50,14 +52,10 @@ def metrics(
     norms are the spectral norm's largest and the Frobenius norm of all.
 
     Args:
-        structure: from ``describe``.
-        params: the parameters.
         p: Schatten exponent of the soft rank and of the bound, may be traced.
-        eps: their smoothing, relative to the largest singular value.
         rtol: of the numerical rank.
         sample: ``Sample.of_size(n, radius=...)``; ``None``: no bound.
         gamma: its margin.
-        reference: a tree with the reference matrices of the bound; ``None``: 0.
         method: how singular values are computed, see ``singular_values``; ``"gram"`` resolves
             them down to ``sqrt(machine eps)`` of the largest.
 
@@ -69,6 +67,8 @@ def metrics(
 
     Cost: one decomposition per matrix (values only), two with a reference: see ``record_metrics``
     for a way not to pay it on each step.
+
+    Shared arguments: see ``rankjax.training``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -124,7 +124,7 @@ def record_metrics(
     sample: Sample | None = None,
     gamma: ArrayLike = 1.0,
     reference: Any = None,
-    method: Literal["auto", "svd", "gram"] = "gram",
+    method: SingularValueMethod = "gram",
 ) -> optax.GradientTransformationExtraArgs:
     """Leaves the updates alone and keeps ``metrics`` of the parameters in its state.
 
@@ -133,19 +133,9 @@ def record_metrics(
     step all metrics are NaN. Layers that ``optax.masked`` hides are left out.
 
     Args:
-        structure: from ``describe``, or a function of the parameters, such as ``describe`` itself.
-        every: how often the singular values are computed.
-        p: this and the following are those of ``metrics``.
-        eps: see there.
-        rtol: see there.
-        sample: see there.
-        gamma: see there.
-        reference: see there.
-        method: see there.
+        every: how often the singular values are computed; what follows is as in ``metrics``.
 
-    Raises:
-        ValueError: an ``every`` below 1 or not whole; at the update, parameters that are
-            ``None`` or do not fit.
+    Shared arguments: see ``rankjax.training``.
 
     Example:
         >>> import jax.numpy as jnp, optax

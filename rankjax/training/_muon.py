@@ -20,16 +20,12 @@ def muon_dimension_numbers(structure: StructureOrFunction, /) -> Callable[[Any],
     leaf (biases, embeddings, leaves left out by ``mask``) goes to Adam. So do grouped convolutions,
     which Muon would treat as one matrix.
 
-    Args:
-        structure: from ``describe``, or a function of the parameters, such as ``describe`` itself.
-
     Returns:
         A function of the parameters, for ``muon_weight_dimension_numbers``.
 
-    Raises:
-        ValueError: ``structure`` is neither.
-
     Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
+
+    Shared arguments: see ``rankjax.training``.
 
     Example:
         >>> import jax.numpy as jnp, optax

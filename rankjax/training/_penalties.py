@@ -14,18 +14,21 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from rankjax._arguments import at_least_float32
 from rankjax._explicit_axes import automatic
 from rankjax.bounds import rank_sparse
 from rankjax.matrix import EpsMode as EpsMode
 from rankjax.matrix import Method as Method
-from rankjax.matrix import log_det, schatten_power, stable_rank
+from rankjax.matrix import SingularValueMethod, log_det, schatten_power, stable_rank
 from rankjax.network import Sample, Structure, measure
 from rankjax.network.internal import by_shape, check_structure
 from rankjax.training._in_turn import tall
 from rankjax.training._schedule import matched
 
+#: Which of the two rank-sparse bounds.
+Form = Literal["plain", "augmented"]
 Weights = ArrayLike | Mapping[str, ArrayLike]
 #: Smoothing relative to each matrix' largest singular value, where a penalty is not told another.
 DEFAULT_EPS = 1e-2
@@ -43,27 +46,17 @@ def schatten_penalty(
     eps_mode: EpsMode = "relative",
     reference: Any = None,
     method: Method = "auto",
-) -> Array:
+) -> Float[Array, ""]:
     """``sum_l weight_l |A_l - M_l|_{S_p}^p``, smoothed (see ``schatten_power``).
 
     Args:
-        structure: from ``describe``.
-        params: the parameters.
         p: Schatten exponent, > 0 (the smoothed power of ``p = 0`` is 0).
-        weight: one factor, or a mapping from paths or patterns (``"block_*/query/kernel"``) to
-            factors (layers that it does not name: 1).
-        eps: smoothing, relative to the largest singular value of each matrix by default.
-        eps_mode: ``"relative"`` or ``"absolute"``.
-        reference: a tree with the reference matrices ``M_l``; ``None``: 0.
-        method: the engine, see ``schatten_power``.
 
-    Returns:
-        A scalar, twice differentiable in the weights.
-
-    Raises:
-        ValueError: not a ``Structure``, a tree that does not fit it, unknown paths.
+    Twice differentiable in the weights.
 
     Cost: one decomposition per matrix, equal shapes in one call.
+
+    Shared arguments: see ``rankjax.training``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -92,23 +85,10 @@ def nuclear_penalty(
     eps_mode: EpsMode = "relative",
     reference: Any = None,
     method: Method = "auto",
-) -> Array:
+) -> Float[Array, ""]:
     """``sum_l weight_l |A_l - M_l|_*``: ``schatten_penalty`` with ``p = 1``.
 
-    Args:
-        structure: from ``describe``.
-        params: the parameters.
-        weight: one factor, or a mapping from paths or patterns, as in ``schatten_penalty``.
-        eps: smoothing.
-        eps_mode: ``"relative"`` or ``"absolute"``.
-        reference: a tree with the reference matrices ``M_l``; ``None``: 0.
-        method: the engine, see ``schatten_power``.
-
-    Returns:
-        A scalar.
-
-    Raises:
-        ValueError: as ``schatten_penalty``.
+    Shared arguments: see ``rankjax.training``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -133,27 +113,23 @@ def log_det_penalty(
     eps: ArrayLike = DEFAULT_EPS,
     eps_mode: EpsMode = "relative",
     reference: Any = None,
-) -> Array:
+) -> Float[Array, ""]:
     """``sum_l weight_l sum_i [log(sigma_i^2 + e^2) - log e^2]`` with ``sigma(A_l - M_l)``.
 
     The limit of ``2 / p`` times ``schatten_penalty`` for ``p -> 0``, close to the rank: a singular
     value far above ``e`` is pushed down by a force that does not grow with it.
 
     Args:
-        structure: from ``describe``.
-        params: the parameters.
-        weight: one factor, or a mapping from paths or patterns, as in ``schatten_penalty``.
-        eps: smoothing > 0, relative to the largest singular value of each matrix by default.
-        eps_mode: ``"relative"`` or ``"absolute"``.
-        reference: a tree with the reference matrices ``M_l``; ``None``: 0.
+        eps: smoothing > 0.
 
-    Returns:
-        A scalar, twice differentiable in the weights.
+    Twice differentiable in the weights.
 
     Raises:
-        ValueError: as ``schatten_penalty``; an eps that is not positive.
+        ValueError: an eps that is not positive.
 
     Cost: one SVD per matrix.
+
+    Shared arguments: see ``rankjax.training``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -180,20 +156,12 @@ def stable_rank_penalty(
     *,
     weight: Weights = 1.0,
     reference: Any = None,
-) -> Array:
+) -> Float[Array, ""]:
     """``sum_l weight_l |A_l - M_l|_F^2 / |A_l - M_l|^2``: invariant under scaling.
 
-    Args:
-        structure: from ``describe``.
-        params: the parameters.
-        weight: one factor, or a mapping from paths or patterns, as in ``schatten_penalty``.
-        reference: a tree with the reference matrices ``M_l``; ``None``: 0.
+    Once differentiable where the largest singular values are simple.
 
-    Returns:
-        A scalar; once differentiable where the largest singular values are simple.
-
-    Raises:
-        ValueError: as ``schatten_penalty``.
+    Shared arguments: see ``rankjax.training``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -221,25 +189,20 @@ def rank_sparse_penalty(
     gamma: ArrayLike = 1.0,
     weight: ArrayLike = 1.0,
     eps: ArrayLike = DEFAULT_EPS,
-    form: Literal["plain", "augmented"] = "plain",
+    form: Form = "plain",
     reference: Any = None,
-    method: Literal["auto", "svd", "gram"] = "gram",
-) -> Array:
+    method: SingularValueMethod = "gram",
+) -> Float[Array, ""]:
     """``weight * log(bound)`` with the rank-sparse bound (its dominant term) of the parameters.
 
     The logarithm makes the gradient independent of the bound's scale: of the size of the sample,
     and for a single p also of the margin and the radius.
 
     Args:
-        structure: from ``describe``.
-        params: the parameters.
         sample: ``Sample.of_size(n, radius=...)``, or one with layer norms for the augmented form.
         p: Schatten exponent, > 0, one or one per layer (the smoothed power of ``p = 0`` is 0).
         gamma: the margin.
-        weight: the factor.
-        eps: smoothing relative to each matrix' largest singular value.
         form: ``"plain"`` or ``"augmented"``.
-        reference: a tree with the reference matrices ``M_l``; ``None``: 0.
         method: how singular values are computed; ``"gram"`` is enough for ``eps`` above
             ``sqrt(machine eps)``.
 
@@ -248,6 +211,8 @@ def rank_sparse_penalty(
 
     Raises:
         ValueError: as ``measure`` and ``rank_sparse``.
+
+    Shared arguments: see ``rankjax.training``.
 
     Example:
         >>> import jax.numpy as jnp

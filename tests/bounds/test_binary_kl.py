@@ -12,9 +12,9 @@ from rankjax.bounds import binary_kl, kl_inverse
 
 
 def exact_kl(q: float, p: Decimal) -> Decimal:
-    q = Decimal(q)
-    first = q * (q / p).ln() if q else Decimal(0)
-    return first + ((1 - q) * ((1 - q) / (1 - p)).ln() if q < 1 else Decimal(0))
+    q = Decimal(q)  # pyright: ignore[reportAssignmentType]
+    first = q * (q / p).ln() if q else Decimal(0)  # pyright: ignore[reportOperatorIssue]
+    return first + ((1 - q) * ((1 - q) / (1 - p)).ln() if q < 1 else Decimal(0))  # pyright: ignore[reportOperatorIssue]
 
 
 def exact_inverse(q: float, budget: float) -> Decimal:

@@ -24,7 +24,7 @@ X = np.random.default_rng(0).normal(size=(7, 3))
 def test_path_norms_of_a_chain_and_by_forward_pass_agree():
     chain = measure(STRUCTURE, PARAMS).path_norms
     forward = measure(STRUCTURE, PARAMS, apply=networks.apply, example=X).path_norms
-    np.testing.assert_allclose(chain, forward, rtol=1e-12)
+    np.testing.assert_allclose(chain, forward, rtol=1e-12)  # pyright: ignore[reportArgumentType, reportCallIssue]
     gradient = jax.grad(lambda p: measure(STRUCTURE, p).path_norms[0])(PARAMS)
     assert np.any(np.asarray(gradient["a"]["kernel"]))
 
@@ -58,7 +58,7 @@ def test_a_network_that_is_not_homogeneous_has_no_path_norm():
 
     params = networks.chain([3, 2])
     structure = networks.structure_of(params)
-    assert np.isnan(measure(structure, params, apply=apply, example=X).path_norms).all()
+    assert np.isnan(measure(structure, params, apply=apply, example=X).path_norms).all()  # pyright: ignore[reportArgumentType, reportCallIssue]
     with pytest.raises(ValueError, match="belong together"):
         measure(structure, params, apply=apply)
 
@@ -73,7 +73,7 @@ def test_cushions_by_explicit_jacobians():
         h, points, masks = x, [], []
         for i, a in enumerate(A):
             z = a @ h
-            layer[i] = min(layer[i], np.linalg.norm(z) / np.linalg.norm(a) / np.linalg.norm(h))
+            layer[i] = min(layer[i], np.linalg.norm(z) / np.linalg.norm(a) / np.linalg.norm(h))  # pyright: ignore[reportArgumentType, reportCallIssue]
             masks.append((z > 0).astype(float))
             h = np.maximum(z, 0)
             points.append(z)
@@ -87,7 +87,7 @@ def test_cushions_by_explicit_jacobians():
                 jacobian = A[j] @ np.diag(masks[j - 1]) @ jacobian
                 ratio = np.linalg.norm(jacobian @ points[i])
                 ratio /= np.linalg.norm(jacobian) * np.linalg.norm(points[i])
-                inter[i] = min(inter[i], ratio)
+                inter[i] = min(inter[i], ratio)  # pyright: ignore[reportArgumentType, reportCallIssue]
     np.testing.assert_allclose(found.layer, layer, rtol=1e-10)
     np.testing.assert_allclose(found.interlayer, inter, rtol=0.1)  # Monte Carlo
     assert float(found.contraction) == pytest.approx(contraction)
@@ -109,8 +109,8 @@ def test_entry_norms_of_a_sample():
     y = np.zeros(7, int)
     sample = Sample.from_data(STRUCTURE, PARAMS, X, y, apply=networks.apply, batch_size=3)
     assert sample.dimension == 3
-    assert float(sample.inf_radius) == pytest.approx(np.abs(X).max())
-    assert float(sample.column_norm) == pytest.approx(np.linalg.norm(X, axis=0).max())
+    assert float(sample.inf_radius) == pytest.approx(np.abs(X).max())  # pyright: ignore[reportArgumentType]
+    assert float(sample.column_norm) == pytest.approx(np.linalg.norm(X, axis=0).max())  # pyright: ignore[reportArgumentType]
 
 
 def test_ranks_of_weights_and_activations():
@@ -143,6 +143,6 @@ def test_noise_is_reproducible_and_positive_scales_only():
         ).errors
         for _ in range(2)
     ]
-    np.testing.assert_array_equal(*runs)
+    np.testing.assert_array_equal(*runs)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="scales: got"):
         Perturbed.from_data(PARAMS, X, y, apply=networks.apply, scales=[0.0])

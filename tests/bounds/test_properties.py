@@ -259,9 +259,9 @@ def test_jit_gives_the_same_and_does_not_compile_again():
     measured = measure(STRUCTURE, PARAMS)
     eager = [call(name, measured).value for name in names]
     assert np.asarray(values(PARAMS, SAMPLE, GAMMA)) == pytest.approx(np.asarray(eager))
-    size = values._cache_size()
+    size = values._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
     values(jax.tree.map(lambda a: 2 * a, PARAMS), SAMPLE, 0.7)
-    assert values._cache_size() == size
+    assert values._cache_size() == size  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_float32_stays_float32_and_large_products_keep_their_logarithm():

@@ -154,7 +154,7 @@ def kl(q, p):
 
 def test_pac_bayes_gaussian():
     errors = np.array([[0.1, 0.2, 0.0, 0.1], [0.5, 0.6, 0.5, 0.4]])
-    noise = Perturbed(np.array([0.1, 0.2]), errors, np.float64(3.0), 20)
+    noise = Perturbed(np.array([0.1, 0.2]), errors, np.float64(3.0), 20)  # pyright: ignore[reportArgumentType]
     bound = bounds.pac_bayes_gaussian(MEASURED, SAMPLE, perturbed=noise, delta=0.1)
     expected = []
     for s, mean in zip((0.1, 0.2), errors.mean(1), strict=True):

@@ -46,7 +46,7 @@ def test_value_by_hand():
     for path, a in zip(units, found.distances, strict=True):
         coded[path] = units[path] * 2 ** (a / 8)
         assert sizes[path] <= coded[path] <= sizes[path] * 2 ** (1 / 8) * (1 + 1e-9)
-        nats += math.log(2) + math.log(1.5 * (abs(a - before) + 1) * (abs(a - before) + 2))
+        nats += math.log(2) + math.log(1.5 * (abs(a - before) + 1) * (abs(a - before) + 2))  # pyright: ignore[reportOperatorIssue]
         before = a
     assert found.nats == pytest.approx(nats, rel=1e-12)
     hidden = X @ theirs["a"] + theirs["a_bias"]
@@ -134,7 +134,7 @@ def test_what_is_no_file_or_was_changed_in_memory_is_refused():
         bits, params = 1, PARAMS
 
     with pytest.raises(ValueError, match="neighbor: got Fake, must be a CompressedNetwork"):
-        certify_near(STRUCTURE, PARAMS, X, Y, apply=APPLY, neighbor=Fake())
+        certify_near(STRUCTURE, PARAMS, X, Y, apply=APPLY, neighbor=Fake())  # pyright: ignore[reportArgumentType]
     neighbor = compress(STRUCTURE, PARAMS, tolerances=[0.2])
     assert neighbor.params  # decoded
     neighbor.references[0][...] = 1.0

@@ -31,7 +31,7 @@ jax.config.update("jax_numpy_dtype_promotion", "standard")
 
 compilations = []
 jax.monitoring.register_event_duration_secs_listener(
-    lambda event, _, **__: compilations.append(1) if "backend_compile" in event else None
+    lambda event, _, **__: compilations.append(1) if "backend_compile" in event else None  # pyright: ignore[reportArgumentType]
 )
 
 KINDS = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
@@ -176,7 +176,7 @@ def decompositions(function, *arguments):
     text = jax.jit(function).lower(*arguments).compile().as_text()
     computations = {
         m.group(1): m.group(2)
-        for m in re.finditer(r"^(?:ENTRY )?%?([\w.\-]+) [^\n]*\{\n(.*?)^\}", text, re.M | re.S)
+        for m in re.finditer(r"^(?:ENTRY )?%?([\w.\-]+) [^\n]*\{\n(.*?)^\}", text, re.M | re.S)  # pyright: ignore[reportArgumentType, reportCallIssue]
     }
 
     def count(body):
@@ -191,7 +191,7 @@ def decompositions(function, *arguments):
                 total += times * count(computations[name])
         return total
 
-    return count(computations[re.search(r"^ENTRY %?([\w.\-]+)", text, re.M).group(1)])
+    return count(computations[re.search(r"^ENTRY %?([\w.\-]+)", text, re.M).group(1)])  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def updated(transformation, params):
@@ -301,7 +301,7 @@ def test_products_only_never_gather_a_matrix(kind, shape, p, cut):
     structure = describe(params)
     placed = place(mesh, params, {"kernel": cut})
     text = penalty_and_gradient(structure, "newton_schulz", p).lower(placed).compile().as_text()
-    assert "lapack" not in text
+    assert "lapack" not in text  # pyright: ignore[reportOperatorIssue]
     assert max(gathered(text), default=0) <= math.prod(shape) / 4  # strips of it, for the products
 
 
@@ -314,7 +314,7 @@ def test_a_gathered_matrix_is_seen():
         ("newton_schulz", False),
     ):  # so small a one is left to XLA
         text = penalty_and_gradient(structure, method, 1.0).lower(placed).compile().as_text()
-        assert ("lapack" in text) == lapack
+        assert ("lapack" in text) == lapack  # pyright: ignore[reportOperatorIssue]
         assert max(gathered(text)) >= 64 * 48
 
 

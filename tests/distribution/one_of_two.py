@@ -24,8 +24,8 @@ def main(port, number):
         sharding = NamedSharding(mesh, spec)
         return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])
 
-    params = jax.tree.map(place, network.parameters(np.float32), network.shardings())
-    data = tuple(place(x, P("data")) for x in network.batch(np.float32))
+    params = jax.tree.map(place, network.parameters(np.float32), network.shardings())  # pyright: ignore[reportArgumentType]
+    data = tuple(place(x, P("data")) for x in network.batch(np.float32))  # pyright: ignore[reportArgumentType]
     structure = network.structure().spread_over(mesh)
     optimiser, step = network.make_step(structure, "penalty")
     state = jax.jit(optimiser.init)(params)
@@ -33,7 +33,7 @@ def main(port, number):
     for _ in range(3):
         params, state, value = step(params, state, data)
     total = jax.jit(lambda q: sum(abs(x).sum() for x in jax.tree.leaves(q)))(params)
-    print("came out", float(value), float(total), flush=True)
+    print("came out", float(value), float(total), flush=True)  # pyright: ignore[reportPossiblyUnboundVariable]
     jax.distributed.shutdown()
 
 

@@ -50,7 +50,7 @@ def outputs_of_two_processes():
 
 def test_two_processes_train_as_one_does():
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
-        params, data = network.parameters(np.float32), network.batch(np.float32)
+        params, data = network.parameters(np.float32), network.batch(np.float32)  # pyright: ignore[reportArgumentType]
         optimiser, step = network.make_step(network.structure(), "penalty")
         state, step = optimiser.init(params), jax.jit(step)
         for _ in range(3):
@@ -58,4 +58,4 @@ def test_two_processes_train_as_one_does():
         total = sum(abs(x).sum() for x in jax.tree.leaves(params))
     for output in outputs_of_two_processes():
         got = [float(x) for x in output.split("came out")[1].split()]
-        np.testing.assert_allclose(got, [value, total], rtol=1e-4)
+        np.testing.assert_allclose(got, [value, total], rtol=1e-4)  # pyright: ignore[reportPossiblyUnboundVariable]

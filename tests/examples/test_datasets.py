@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from examples import datasets
+from examples import datasets  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def idx(array):

@@ -14,7 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from examples import datasets, demo_network
+from examples import datasets, demo_network  # pyright: ignore[reportAttributeAccessIssue]
 from examples.certify_demo import certify_demo
 from examples.demo import demo
 from examples.demo_training import QUICK, run_demo

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from examples import models
+from examples import models  # pyright: ignore[reportAttributeAccessIssue]
 
 WEIGHTS = b"stands for the weights"
 

@@ -14,7 +14,7 @@ EPS = 0.3
 
 
 def smoothed(x, p, method="svd"):
-    return rm.schatten_power(x, p=p, eps=EPS, eps_mode="absolute", method=method)
+    return rm.schatten_power(x, p=p, eps=EPS, eps_mode="absolute", method=method)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("method", ["svd", "gram"])
@@ -37,7 +37,7 @@ def test_first_and_second_derivative_against_finite_differences(name, method):
 
 @pytest.mark.parametrize("shape", [(4, 3), (3, 4)])
 def test_hard_form_is_exact_on_full_rank(shape):
-    a = with_spectrum(0, *shape, [2.0, 1.0, 0.5])
+    a = with_spectrum(0, *shape, [2.0, 1.0, 0.5])  # pyright: ignore[reportCallIssue]
     f = jax.jit(lambda x, p: rm.schatten_power(x, p=p))
     gradient = jax.jit(jax.grad(f))
     hessian = jax.jit(jax.jacfwd(gradient))
@@ -54,7 +54,7 @@ def test_p_two_is_the_square_of_frobenius_with_hessian_two():
         for method in ("svd", "gram"):
 
             def f(x, p=2.0, method=method):
-                return rm.schatten_power(x, p=p, method=method)
+                return rm.schatten_power(x, p=p, method=method)  # pyright: ignore[reportArgumentType]
 
             np.testing.assert_allclose(jax.hessian(f)(a).reshape(9, 9), 2 * np.eye(9), atol=1e-12)
             traced = jax.jit(jax.hessian(f))(a, jnp.asarray(2.0))
@@ -79,7 +79,7 @@ def test_relative_eps_is_held_constant():
         lam, v = np.linalg.eigh(x.T @ x)
         expected = p * x @ (v * (lam + e * e) ** (p / 2 - 1)) @ v.T
         for method in ("svd", "gram"):
-            f = lambda x, p=p, m=method: rm.schatten_power(x, p=p, eps=0.1, method=m)  # noqa: E731
+            f = lambda x, p=p, m=method: rm.schatten_power(x, p=p, eps=0.1, method=m)  # noqa: E731  # pyright: ignore[reportArgumentType]
             np.testing.assert_allclose(jax.grad(f)(a), expected, rtol=1e-8)
             held = lambda x, p=p: rm.schatten_power(x, p=p, eps=e, eps_mode="absolute")  # noqa: E731
             np.testing.assert_allclose(jax.hessian(f)(a), jax.hessian(held)(a), atol=1e-8)
@@ -96,7 +96,7 @@ def test_tiny_and_huge_matrices_have_the_derivatives_of_the_unit_ones(dtype, sca
 
         @jax.jit
         def second(x, t, method=method):
-            f = lambda x: rm.schatten_power(x, p=p, eps=0.1, method=method)  # noqa: E731
+            f = lambda x: rm.schatten_power(x, p=p, eps=0.1, method=method)  # noqa: E731  # pyright: ignore[reportArgumentType]
             return f(x), jax.grad(f)(x), jax.jvp(jax.grad(f), (x,), (t,))[1]
 
         unit = second(a, tangent)

@@ -29,7 +29,7 @@ def test_values_on_the_degenerate_set(eps_mode):
 @pytest.mark.parametrize("shape", [(5, 3), (3, 5), (1, 1)])
 def test_relative_smoothing_is_invariant_under_scaling(scale, shape):
     k = min(shape)
-    a = with_spectrum(0, *shape, np.linspace(2, 1, k))
+    a = with_spectrum(0, *shape, np.linspace(2, 1, k))  # pyright: ignore[reportCallIssue]
     value = log_det((scale * a).astype(jnp.float32), eps=0.05)
     np.testing.assert_allclose(value, by_numpy(a, 0.05, "relative"), rtol=1e-5)
 
@@ -66,4 +66,4 @@ def test_batches_axes_dtypes_and_bad_input():
     with pytest.raises(ValueError, match=r"eps: got 0\.0, must be > 0"):
         log_det(a, eps=0.0)
     with pytest.raises(ValueError, match=r"eps_mode: got .*, must be one of"):
-        log_det(a, eps=0.1, eps_mode="x")
+        log_det(a, eps=0.1, eps_mode="x")  # pyright: ignore[reportArgumentType]

@@ -115,7 +115,7 @@ def test_up_to_the_largest_float32(fraction):
         degree = 0.5 if name in ("power", "smoothed") else DEGREE.get(name, 0)
         np.testing.assert_allclose(np.float64(found[name]) / scale**degree, base[name], rtol=1e-5)
     for method in ("gram", "rational", "newton_schulz"):
-        f = lambda x, m=method: rm.schatten_power(x, p=0.5, eps=0.05, method=m)  # noqa: E731
+        f = lambda x, m=method: rm.schatten_power(x, p=0.5, eps=0.05, method=m)  # noqa: E731  # pyright: ignore[reportArgumentType]
         value, slope = jax.value_and_grad(f)(large)
         exact, expected = jax.value_and_grad(f)(a)
         np.testing.assert_allclose(np.float64(value) / scale**0.5, exact, rtol=3e-3)
@@ -236,7 +236,7 @@ def test_functions_of_a_known_spectrum_agree_with_those_of_the_matrix():
         (lambda: rm.schatten_norm(jnp.eye(2), p=-1.0), "p: got .*, must be > 0"),
         (lambda: rm.soft_rank(jnp.eye(2), p=1.0, eps=-1.0), "eps: got .*, must be >= 0"),
         (lambda: rm.numerical_rank(jnp.eye(2), rtol=-1.0), "rtol: got .*, must be >= 0"),
-        (lambda: rm.spectral_norm(jnp.eye(2), method="gram"), "method: got .*, must be one of"),
+        (lambda: rm.spectral_norm(jnp.eye(2), method="gram"), "method: got .*, must be one of"),  # pyright: ignore[reportArgumentType]
         (lambda: rm.frobenius_norm(jnp.eye(2), axes=(0, 5)), "axes must be"),
     ],
 )

@@ -57,7 +57,7 @@ def test_transformations_and_derivatives_by_p_and_eps():
     found = jax.jit(jax.grad(lambda p, e: total(product_schatten_power, p, e), (0, 1)))(0.7, 0.2)
     expected = jax.jit(jax.grad(lambda p, e: total(formed, p, e), (0, 1)))(0.7, 0.2)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    one = lambda b, a: product_schatten_power(b, a, p=0.7, eps=0.2, **options)  # noqa: E731
+    one = lambda b, a: product_schatten_power(b, a, p=0.7, eps=0.2, **options)  # noqa: E731  # pyright: ignore[reportArgumentType]
     np.testing.assert_allclose(jax.vmap(one)(b, a), one(b, a), rtol=1e-12)
     _, tangent = jax.jvp(one, (b, a), (2 * b, -a))
     _, expected = jax.jvp(

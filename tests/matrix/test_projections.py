@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import rankjax.matrix as rm
-from tests.matrix.matrices import BATCH
+from tests.matrix.matrices import BATCH, finite_difference, with_spectrum
 
 
 def test_projections_land_in_the_set_and_are_nearest():
@@ -27,6 +27,28 @@ def test_projections_land_in_the_set_and_are_nearest():
         inside = a * 1e-3
         np.testing.assert_array_equal(project(inside, radius), inside)
         np.testing.assert_allclose(project(a, 0.0), 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(12, 4), (4, 12)])
+def test_tall_matrices_go_by_their_triangle(shape):
+    """The same as by the whole decomposition, in float32 at values far below the largest too."""
+    sigma = np.array([3.0, 1.0, 1e-5, 0.0])
+    a = with_spectrum(0, *shape, sigma)  # pyright: ignore[reportCallIssue]
+    u, _, vt = np.linalg.svd(a, full_matrices=False)
+    cases = [
+        (lambda a: rm.project_spectral_ball(a, 0.5), np.minimum(sigma, 0.5)),
+        (lambda a: rm.prox_schatten(a, p=1.0, weight=0.5), np.maximum(sigma - 0.5, 0)),
+        (lambda a: rm.prox_schatten(a, p=2.0, weight=0.5), sigma / 2),
+    ]
+    for f, expected in cases:
+        for x, atol in ((a, 1e-14), (a.astype(jnp.float32), 1e-6)):
+            np.testing.assert_allclose(f(x), u * expected @ vt, atol=atol)
+        assert "qr" in str(jax.make_jaxpr(f)(a))
+        slope = jax.jit(jax.jacfwd(f))(a)
+        found = finite_difference(lambda x, f=f: f(x).ravel(), a, step=1e-6)
+        np.testing.assert_allclose(slope.reshape(found.shape), found, atol=1e-6)
+    np.testing.assert_array_equal(rm.project_spectral_ball(a, 3.1), a)
+    assert np.isnan(rm.project_spectral_ball(a.at[0, 0].set(jnp.inf), 1.0)).all()
 
 
 def test_rank_projection_is_truncation():

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import rankjax.matrix as rm
 from rankjax.matrix._proximal_maps import _newton
@@ -151,6 +153,13 @@ def test_derivatives_at_repeated_and_zero_singular_values():
             np.testing.assert_allclose(found[i], expected, atol=1e-12)
 
 
+def test_the_derivative_varies_over_a_mesh_as_the_matrix_does():
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(AxisType.Auto,))
+    slope = jax.grad(lambda a: jnp.sum(rm.prox_schatten(a, p=0.5, weight=0.1) ** 2))
+    mapped = jax.shard_map(slope, mesh=mesh, in_specs=P("d"), out_specs=P("d"))
+    np.testing.assert_allclose(jax.jit(mapped)(BATCH), slope(BATCH), atol=1e-12)
+
+
 def test_batched_weights_axes_and_half_precision():
     a = jnp.stack([jnp.diag(jnp.array([3.0, 1.0]))] * 2, axis=-1)
     x = rm.prox_schatten(a, p=1.0, weight=jnp.array([0.5, 2.0]), axes=(0, 1))
@@ -166,4 +175,4 @@ def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match=r"weight: got .*, must be >= 0"):
         rm.prox_schatten(jnp.eye(2), p=1.0, weight=-1.0)
     with pytest.raises(ValueError, match=r"method: got .*, must be one of"):
-        rm.prox_schatten(jnp.eye(2), p=1.0, weight=1.0, method="gram")
+        rm.prox_schatten(jnp.eye(2), p=1.0, weight=1.0, method="gram")  # pyright: ignore[reportArgumentType]

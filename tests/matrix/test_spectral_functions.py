@@ -106,7 +106,7 @@ def test_the_log_determinant(stack):
 
 @pytest.mark.parametrize("shape", [(4, 3), (2, 3)])
 def test_the_cube_is_a_product_and_has_parameters(shape):
-    a = with_spectrum(0, *shape, [2.0, 2.0, 0.0][: min(shape)])
+    a = with_spectrum(0, *shape, [2.0, 2.0, 0.0][: min(shape)])  # pyright: ignore[reportCallIssue]
 
     def general(x, c):
         return rm.spectral_map(x, lambda s, c: c * s**3, args=(c,))
@@ -185,11 +185,11 @@ def test_compiled_once_for_one_function_object():
 
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="phi must be callable"):
-        rm.spectral_sum(TALL, 3.0)
+        rm.spectral_sum(TALL, 3.0)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="h must map a real scalar to a real scalar"):
         rm.spectral_map(TALL, lambda s: jnp.stack([s, s]))
     with pytest.raises(ValueError, match="args must be a tuple of real scalars, got list"):
-        rm.spectral_sum(TALL, log_phi, args=[1.0])
+        rm.spectral_sum(TALL, log_phi, args=[1.0])  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"args must be a tuple of real scalars, got an array"):
         rm.spectral_sum(TALL, log_phi, args=(jnp.ones(2),))
 

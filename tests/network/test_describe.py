@@ -66,7 +66,7 @@ def test_linen_scan_is_a_stack_of_layers():
     stack = structure.matrices(params)[1]
     assert stack.shape == (3, 1, 6, 6)
     kernel = params["params"]["blocks"]["Dense_0"]["kernel"]
-    np.testing.assert_array_equal(stack[1, 0], kernel[1].T)
+    np.testing.assert_array_equal(stack[1, 0], kernel[1].T)  # pyright: ignore[reportAttributeAccessIssue]
     assert [layer.uses for layer in structure.layers] == [1, 1, 1]
 
 
@@ -153,6 +153,15 @@ def test_replace_undoes_layers_and_leaves_the_rest_alone(network):
             np.testing.assert_array_equal(a, b)
 
 
+def test_describe_leaks_no_tracer():
+    params = {"a": {"kernel": jnp.ones((4, 3))}}
+    with jax.checking_leaks():
+        structure = describe(
+            params, apply=lambda p, x: x @ p["a"]["kernel"], example=jnp.ones((2, 4))
+        )
+    assert structure.names == ("a/kernel",)
+
+
 def test_structure_is_static_and_its_layers_are_traceable():
     apply, params = linen_network()
     a = describe(params, apply=apply, example=VECTORS)
@@ -171,7 +180,7 @@ def test_structure_is_static_and_its_layers_are_traceable():
     total(params)
     assert len(count) == 1  # grad and both calls share one trace
     kernel = params["params"]["Dense_0"]["kernel"]
-    np.testing.assert_allclose(gradient["params"]["Dense_0"]["kernel"], 2 * kernel, rtol=1e-6)
+    np.testing.assert_allclose(gradient["params"]["Dense_0"]["kernel"], 2 * kernel, rtol=1e-6)  # pyright: ignore[reportOperatorIssue]
 
 
 def test_masks():

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +74,7 @@ def test_a_layer_has_its_measurements_by_name():
         np.testing.assert_allclose(one.sigma_moved, 2 / 3 * one.sigma, atol=1e-6)
         for key in ("spectral_norm", "operator_norm", "frobenius_norm", "frobenius_norm_moved"):
             np.testing.assert_allclose(getattr(one, key), getattr(measured, key)[i], rtol=1e-6)
-    kernels = params["params"]["blocks"]["Dense_0"]["kernel"]
+    kernels: Any = params["params"]["blocks"]["Dense_0"]["kernel"]
     last = measured["params/blocks/Dense_0/kernel[2]"]
     np.testing.assert_allclose(last.sigma, np.linalg.svd(kernels[2])[1], rtol=1e-5)
     np.testing.assert_allclose(last.one_inf, np.abs(kernels[2]).sum(0).max(), rtol=1e-6)
@@ -152,7 +153,7 @@ def test_a_reference_that_does_not_fit_is_named():
     with pytest.raises(ValueError, match="reference does not fit: params has no leaf 'b/kernel'"):
         measure(structure, params, reference={"a": params["a"]})
     with pytest.raises(ValueError, match=r"method: got .*, must be one of"):
-        measure(structure, params, method="qr")
+        measure(structure, params, method="qr")  # pyright: ignore[reportArgumentType]
 
 
 def test_one_trace_serves_all_weights_and_vmap_measures_many():

@@ -27,11 +27,11 @@ def test_one_pass_against_numpy(batch_size):
     hidden = np.maximum(X @ np.asarray(W1).T, 0)
     logits = hidden @ np.asarray(W2).T
     margins = [f[y] - max(np.delete(f, y)) for f, y in zip(logits, Y, strict=True)]
-    np.testing.assert_allclose(sample.margins, margins)
+    np.testing.assert_allclose(sample.margins, margins)  # pyright: ignore[reportArgumentType, reportCallIssue]
     np.testing.assert_allclose(sample.radius, 5.0)
     np.testing.assert_allclose(sample.frobenius, np.linalg.norm(X))
     inputs = np.stack([np.linalg.norm(X, axis=1), np.linalg.norm(hidden, axis=1)])
-    np.testing.assert_allclose(sample.patch_norms, inputs)
+    np.testing.assert_allclose(sample.patch_norms, inputs)  # pyright: ignore[reportArgumentType, reportCallIssue]
     assert sample.n == 5
     np.testing.assert_allclose(sample.error(), np.mean(np.asarray(margins) <= 0))
 
@@ -55,7 +55,7 @@ def test_the_members_of_a_stack_have_their_own_norms():
     apply, params = linen_network()
     x = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
     structure = describe(params, apply=apply, example=x)
-    sample = Sample.from_data(structure, params, x, np.asarray([0, 1, 2, 3]), apply=apply)
+    sample = Sample.from_data(structure, params, x, np.asarray([0, 1, 2, 3]), apply=apply)  # pyright: ignore[reportArgumentType]
     p = jax.tree.map(np.asarray, params["params"])
     h = np.maximum(x @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"], 0)
     expected = [np.linalg.norm(x, axis=1)]
@@ -64,7 +64,7 @@ def test_the_members_of_a_stack_have_their_own_norms():
         block = p["blocks"]["Dense_0"]
         h = np.maximum(h @ block["kernel"][i] + block["bias"][i], 0)
     expected.append(np.linalg.norm(h, axis=1))
-    np.testing.assert_allclose(sample.patch_norms, np.stack(expected), rtol=1e-5)
+    np.testing.assert_allclose(sample.patch_norms, np.stack(expected), rtol=1e-5)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def test_margin_at_is_the_largest_margin_within_the_share():
@@ -110,7 +110,7 @@ def test_the_pass_compiles_once():
 def test_nan_weights_show():
     params = {"first": {"weight": W1 * jnp.nan}, "last": {"weight": W2}}
     sample = Sample.from_data(STRUCTURE, params, X, Y, apply=two_layers)
-    assert np.isnan(sample.margins).all()
+    assert np.isnan(sample.margins).all()  # pyright: ignore[reportArgumentType, reportCallIssue]
     with pytest.raises(ValueError, match="got nan"):
         sample.margin_at(0.01)
 
@@ -137,6 +137,12 @@ def test_outputs_that_are_no_logits_are_named():
 
     with pytest.raises(ValueError, match=r"apply: got outputs of shape \(1, 1\)"):
         Sample.from_data(STRUCTURE, PARAMS, X, Y, apply=scalar)
+
+    def with_state(p, x):
+        return two_layers(p, x), {"seen": len(x)}
+
+    with pytest.raises(ValueError, match=r"apply: got tuple as outputs.*network\(params, x\)\[0\]"):
+        Sample.from_data(STRUCTURE, PARAMS, X, Y, apply=with_state)
 
     def other(p, x):
         return x @ p["first"]["weight"].T

@@ -205,7 +205,7 @@ def test_names_of_torch_and_of_flax():
         "mystery": (3, 3),
     }
     leaves = {path: np.ones(shape, np.float32) for path, shape in shapes.items()}
-    leaves["ids.weight"] = np.ones((2, 2), np.int64)
+    leaves["ids.weight"] = np.ones((2, 2), np.int64)  # pyright: ignore[reportArgumentType]
     found = matrices_by_name(leaves)
     assert {layer.path: layer.matrix_shape for layer in found.layers} == {
         "encoder.2.self.query.weight": (4, 4),
@@ -239,7 +239,7 @@ def test_a_layout_overrules_names():
     kernel = matrices_by_name({"kernel": np.ones((3, 4))}, layout="equinox")
     assert kernel.layers[0].matrix_shape == (3, 4)
     with pytest.raises(ValueError, match=r"must be one of 'flax', 'torch', 'equinox'"):
-        matrices_by_name(leaves, layout="keras")
+        matrices_by_name(leaves, layout="keras")  # pyright: ignore[reportArgumentType]
 
 
 def described(graph, params):
@@ -315,7 +315,7 @@ def test_what_is_written_is_what_was_measured(found):
 def test_a_terminal_of_any_width_shows_every_number_and_no_control_character(found, width):
     console = Console(width=width, file=io.StringIO(), force_terminal=False)
     console.print(rich_report(found))
-    text = console.file.getvalue()
+    text = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
     assert "\x1b" not in text
     for word in ("spectral", "Schatten 1", "effective", "saved 99%", "a bias, not a weight"):
         assert word in " ".join(text.split())
@@ -341,5 +341,5 @@ def test_nothing_to_measure():
     assert empty.to_csv() == "path\n"
     console = Console(width=80, file=io.StringIO())
     console.print(rich_report(empty))
-    assert "No weight matrix was found" in console.file.getvalue()
+    assert "No weight matrix was found" in console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
     assert "Nothing" not in html_report(empty)

@@ -52,7 +52,7 @@ def test_reference_layout_and_embeddings(tmp_path):
     found = document["matrices"][0]
     assert found["frobenius_norm"] == pytest.approx(np.linalg.norm(a - b))
     assert found["relative_change"] == pytest.approx(np.linalg.norm(a - b) / np.linalg.norm(b))
-    np.savez(tmp_path / "c.npz", w1=np.ones((3, 4)), **{"tok_embed.weight": np.ones((9, 2))})
+    np.savez(tmp_path / "c.npz", w1=np.ones((3, 4)), **{"tok_embed.weight": np.ones((9, 2))})  # pyright: ignore[reportArgumentType]
     plain = run("analyze", tmp_path / "c.npz")
     assert plain.exit_code == 1
     assert "No weight matrix was found" in plain.output
@@ -138,7 +138,7 @@ def test_compare_is_the_table_of_the_library(network, tmp_path):
     result = run("compare", "w.safetensors", "--data", "data.npz", "--apply",
                  "my_network:apply", "--json", "-")  # fmt: skip
     assert result.exit_code == 0
-    import my_network
+    import my_network  # pyright: ignore[reportMissingImports]
 
     params = {key: tree[key] for key in ("Dense_0", "Dense_1")}
     structure = describe(params, apply=my_network.apply, example=x[:1])

@@ -17,7 +17,7 @@ def files(tmp_path, monkeypatch):
     x = rng.normal(size=(3000, 4)) * 0.2 + np.where(y[:, None] == 1, 1.0, -1.0)
     first, second = np.full((3, 4), 0.5), np.array([[-1.0] * 3, [1.0] * 3])
     both = {"0.weight": np.concatenate([first, -first]), "1.weight": np.hstack([second, -second])}
-    np.savez(tmp_path / "w.npz", **{name: a.astype(np.float32) for name, a in both.items()})
+    np.savez(tmp_path / "w.npz", **{name: a.astype(np.float32) for name, a in both.items()})  # pyright: ignore[reportArgumentType]
     np.savez(tmp_path / "data.npz", x=x.astype(np.float32), y=y)
     (tmp_path / "certified_net.py").write_text(
         "import jax\nimport jax.numpy as jnp\n\ndef apply(p, x):\n"

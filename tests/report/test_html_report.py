@@ -56,7 +56,7 @@ def evil_page():
              "nan.weight": np.full((2, 2), np.nan), f"nan{EVIL}": np.full((2, 2), np.inf),
              f"{EVIL}2": np.ones((2, 2))}  # fmt: skip
     results = [
-        BoundResult(np.float64(value), np.ones(1), {}, name, kind, f"{EVIL} 2020", (EVIL,))
+        BoundResult(np.float64(value), np.ones(1), {}, name, kind, f"{EVIL} 2020", (EVIL,))  # pyright: ignore[reportArgumentType]
         for name, kind, value in [("rank_sparse", "dominant", 3.5), ("vc", "dominant", 1e9),
                                   (EVIL, "explicit", 1e-3), ("none", "explicit", np.inf)]
     ]  # fmt: skip

@@ -1,3 +1,7 @@
+# Optax types updates and states as a union of every kind of tree.
+# pyright: reportIndexIssue=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportOperatorIssue=false
+
 """What Optax and JAX ask of a transformation, for all of them alike."""
 
 import jax
@@ -75,7 +79,7 @@ def test_strict_modes_of_jax(name, every):
         update, state = jit(transformation.update), transformation.init(PARAMS)
         for _ in range(2):
             found, state = update(UPDATES, state, PARAMS)
-        return found
+        return found  # pyright: ignore[reportPossiblyUnboundVariable]
 
     with jax.numpy_rank_promotion("raise"), jax.debug_nans(True), jax.checking_leaks():
         strict = twice(jax.jit), twice(lambda update: update)

@@ -1,3 +1,7 @@
+# Optax types updates and states as a union of every kind of tree.
+# pyright: reportIndexIssue=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportOperatorIssue=false
+
 """Decay between two decompositions: what is kept, when it is renewed, how exact it is."""
 
 import itertools
@@ -170,9 +174,9 @@ def test_peak_memory_is_near_that_of_the_bare_step():
     leaf = shapes[0].size * 4
     updates = 8 * leaf
     # The engine of "auto" has temporaries of its own.
-    assert peak(decay(every=10, method="gram"), identity) < bare + updates + 2 * leaf
+    assert peak(decay(every=10, method="gram"), identity) < 1.3 * bare
     last = proximal_schatten(structure, 0.01, p=0.5, every=10)
-    assert peak(identity, last) < bare + updates + 2 * leaf
+    assert peak(identity, last) < 1.3 * bare
     kept = 8 * leaf  # the state, which is there anyway
     assert peak(decay(refresh=10), identity) < bare + updates + kept + 8 * leaf
 

@@ -128,12 +128,12 @@ def test_traced_with_known_ranks_half_precision_and_bad_input():
     small = jax.jit(lambda p: factorize(structure, p, 2))(params)
     assert {x.dtype for x in small["kernel"]} == {jnp.dtype(jnp.bfloat16)}
     with pytest.raises(ValueError, match="the structure comes first"):
-        factorize(params, structure, 2)
+        factorize(params, structure, 2)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"ranks names unknown paths \['x'\]"):
         factorize(structure, params, {"x": 2})
     for rank in (0, 10, 1.5):
         with pytest.raises(ValueError, match=f"got {rank}, must be a whole number from 1 to 9"):
-            factorize(structure, params, {"kernel": rank})
+            factorize(structure, params, {"kernel": rank})  # pyright: ignore[reportArgumentType]
     wrong = {"kernel": Factors(jnp.ones((2, 8)), jnp.ones((12, 2)))}
     with pytest.raises(ValueError, match="'kernel' left has shape"):
         densify(structure, wrong)

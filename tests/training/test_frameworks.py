@@ -122,7 +122,7 @@ def test_a_convolution_and_attention_in_one_plain_tree():
 
     @jax.jit
     def step(params, state):
-        gradients = jax.grad(lambda p: jnp.mean((net.apply(p, images) - Y[:8]) ** 2))(params)
+        gradients = jax.grad(lambda p: jnp.mean((net.apply(p, images) - Y[:8]) ** 2))(params)  # pyright: ignore[reportOperatorIssue]
         updates, state = optimizer.update(gradients, state, params)
         return optax.apply_updates(params, updates), state
 

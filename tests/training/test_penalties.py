@@ -61,7 +61,7 @@ def test_values_against_numpy(reference, weight):
     np.testing.assert_allclose(nuclear_penalty(STRUCTURE, PARAMS, eps=0.0, **options), expected)
     for mode, unit in (("absolute", 1.0), ("relative", None)):
         expected = sum(f * np.sum(np.log1p((s / (0.3 * (unit or s[0]))) ** 2)) for f, s in sigmas)
-        value = log_det_penalty(STRUCTURE, PARAMS, eps=0.3, eps_mode=mode, **options)
+        value = log_det_penalty(STRUCTURE, PARAMS, eps=0.3, eps_mode=mode, **options)  # pyright: ignore[reportArgumentType]
         np.testing.assert_allclose(value, expected, rtol=1e-10)
     expected = sum(f * np.sum(s**2) / s[0] ** 2 for f, s in sigmas)
     np.testing.assert_allclose(stable_rank_penalty(STRUCTURE, PARAMS, **options), expected)

@@ -1,3 +1,7 @@
+# Optax types updates and states as a union of every kind of tree.
+# pyright: reportIndexIssue=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportOperatorIssue=false
+
 """One battery that every transformation passes, and what each one does."""
 
 import warnings

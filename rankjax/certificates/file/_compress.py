@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from rankjax.bounds import kl_inverse
-from rankjax.certificates.file._checks import check_count, check_delta, check_number
+from rankjax.certificates._guarantee import check_confidence, check_integer, check_number
 from rankjax.certificates.file._errors import Apply, ErrorCounter
 from rankjax.certificates.file._format import (
     MAX_EXPONENT,
@@ -70,7 +70,7 @@ def compress(
     Raises:
         ValueError: an argument without the others it needs; arrays that are not floating point or
             not finite, Python numbers, or two equal paths in ``params``; a reference that does not
-            fit; ``delta`` outside (0, 1); tolerances or an exponent out of range.
+            fit; ``delta`` outside (0, 1/2]; tolerances or an exponent out of range.
 
     Not differentiable. Cost: per candidate one forward pass and a few passes over the arrays; with
     a schedule, a training of that length. Each call compiles ``apply`` anew.
@@ -91,7 +91,7 @@ def compress(
     if schedule is not None and not given:
         raise ValueError("schedule: got one without data, must come with apply, x and y")
     _check_precision(tolerances, exponent)
-    check_delta(delta)
+    check_confidence(delta, 1)
     slots = slots_of(structure, params)
     references = references_of(slots, reference)
     seed = fingerprint(slots, references)
@@ -148,9 +148,12 @@ def _check_precision(tolerances: Sequence[float], exponent: int | None) -> None:
     if not len(tolerances):
         raise ValueError(f"tolerances: got {tolerances!r}, must be at least one positive number")
     for tolerance in tolerances:
-        check_number(tolerance, "tolerances", above=0)
+        check_number(tolerance, "tolerances", 0, above=True)
     if exponent is not None:
-        check_count(exponent, "exponent", least=-MAX_EXPONENT, most=MAX_EXPONENT)
+        found = check_integer(exponent, "exponent", numpy=True)
+        if abs(found) > MAX_EXPONENT:
+            limit = f"from -{MAX_EXPONENT} to {MAX_EXPONENT}"
+            raise ValueError(f"exponent: got {exponent!r}, must be an integer {limit}")
 
 
 def _finite(slot: Slot, leaf: Any) -> np.ndarray:

@@ -11,9 +11,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from rankjax.certificates._guarantee import Guarantee
+from rankjax.certificates._guarantee import Guarantee, check_confidence, check_integer
 from rankjax.certificates._lengths import Length, one_of
-from rankjax.certificates.file._checks import check_count, check_delta
 from rankjax.certificates.file._errors import Apply, ErrorCounter
 from rankjax.certificates.file._format import (
     Slot,
@@ -50,8 +49,8 @@ class CompressedCertificate(Guarantee):
 
     def length(self) -> Length:
         """``bits log 2 + log tried``."""
-        check_count(self.bits, "bits", least=0)
-        check_count(self.tried, "tried")
+        check_integer(self.bits, "bits", 0)
+        check_integer(self.tried, "tried", 1)
         return Length(((self.bits, 2, 1),)) + one_of(self.tried)
 
     def __str__(self) -> str:
@@ -170,10 +169,10 @@ class CompressedNetwork:
             batch_size: examples per call.
 
         Raises:
-            ValueError: ``delta`` outside (0, 1), ``tried < 1``, labels or outputs that do not fit.
+            ValueError: ``delta`` outside (0, 1/2], ``tried < 1``, labels or outputs that do not
+                fit.
         """
-        check_delta(delta)
-        check_count(tried, "tried")
+        check_confidence(delta, tried)
         values = replace(self)._values()  # of the file, not of what was made of it in memory
         counter = ErrorCounter(apply, values, self.skeleton, x, y, batch_size=batch_size)
         assumptions = ASSUMPTIONS + counter.held.assumptions()

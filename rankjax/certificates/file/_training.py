@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from rankjax.bounds import kl_inverse
-from rankjax.certificates.file._checks import check_count, check_number
+from rankjax.certificates._guarantee import check_integer, check_number
 from rankjax.certificates.file._format import Slot, StoredArray
 from rankjax.certificates.file._quantizer import STEPS_PER_OCTAVE, rate, round_through
 
@@ -53,12 +53,11 @@ class Schedule:
     seed: int = 0
 
     def __post_init__(self):
-        check_count(self.epochs, "schedule.epochs")
-        check_count(self.batch_size, "schedule.batch_size")
-        check_count(self.seed, "schedule.seed", least=0)
-        check_number(self.learning_rate, "schedule.learning_rate", above=0)
-        check_number(self.rate_weight, "schedule.rate_weight", least=0)
-        check_number(self.power, "schedule.power", least=0, most=1)
+        for name, lowest in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+            check_integer(getattr(self, name), f"schedule.{name}", lowest, numpy=True)
+        check_number(self.learning_rate, "schedule.learning_rate", 0, above=True)
+        check_number(self.rate_weight, "schedule.rate_weight", 0)
+        check_number(self.power, "schedule.power", 0, 1)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from rankjax.certificates.theorem._certificate import GuardReport
 from rankjax.certificates.theorem._counting import Counter, limits_of
 from rankjax.certificates.theorem._distances import measure
 from rankjax.certificates.theorem._neighbor import Problem
+from rankjax.certificates.theorem._network import in_float64
 
 _EXAMPLES = 32
 _DRAWN = 4  # of each kind
@@ -44,25 +46,16 @@ def guard(
     observed = network.observe(coded, part, labels)
     gains, pairs = counter.norms(coded)
     with jax.enable_x64(True):
-        limits = jnp.asarray(
-            limits_of(
-                network,
-                jnp.asarray(observed.slots), jnp.asarray(labels), jnp.asarray(gains),
-                jnp.asarray(pairs), jnp.asarray(distances),
-            )
-        )  # fmt: skip
-        part = jax.tree.map(
-            lambda a: jnp.asarray(
-                a, jnp.float64 if jnp.issubdtype(a.dtype, jnp.floating) else None
-            ),
-            part,
+        limits = jax.jit(partial(limits_of, network))(
+            observed.slots, labels, gains, pairs, distances
         )
-        base = network.logits(jnp.asarray(coded), part)
-        take = jnp.arange(len(labels))
+        part = jax.tree.map(in_float64, part)
+        base = np.asarray(network.logits(coded, part))
+        take = np.arange(len(labels))
         # What rounding may do to a difference of logits, twice over; and far below any real move.
-        gaps = jnp.asarray(observed.gaps)
-        off = jnp.where(jnp.isinf(gaps), 0.0, base[take, labels][:, None] - base - gaps)
-        noise = 4 * off + 1e-9 * (1 + jnp.max(jnp.abs(base)))
+        gaps = observed.gaps
+        off = np.where(np.isinf(gaps), 0.0, base[take, labels][:, None] - base - gaps)
+        noise = 4 * off + 1e-9 * (1 + np.max(np.abs(base)))
 
         def share(weights: Array) -> Array:
             moved = network.logits(weights, part) - base

@@ -331,7 +331,7 @@ class Network:
         with jax.enable_x64(True):
             weights_on_device = jnp.asarray(weights, jnp.float64)
             for index, real in batches(n, min(batch_size, n)):
-                part = jax.tree.map(lambda a, index=index: _wide(np.asarray(a)[index]), x)
+                part = jax.tree.map(lambda a, index=index: in_float64(np.asarray(a)[index]), x)
                 gap, slot = self._pass(weights_on_device, part, jnp.asarray(y[index]))
                 gaps.append(np.asarray(gap)[:real])
                 slots.append(np.asarray(slot)[:, :real])
@@ -369,7 +369,7 @@ def _wide_dtype(a: Any) -> Any:
     return jnp.float64 if jnp.issubdtype(dtype, jnp.floating) else dtype
 
 
-def _wide(a: np.ndarray) -> np.ndarray:
+def in_float64(a: np.ndarray) -> np.ndarray:
     return a.astype(np.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a
 
 

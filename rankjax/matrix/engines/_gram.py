@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -19,6 +18,7 @@ from rankjax._linear_algebra import eigh, eigvalsh, identity, matmul, transpose
 from rankjax.matrix._derivative_rule import Engine, First
 from rankjax.matrix._scalar_power import SchattenPower
 from rankjax.matrix._scaling import at_floor, gram_matrix, roots, tall
+from rankjax.matrix.engines._svd import Arguments, sums, tangent_of_sums
 
 
 def _value(function: SchattenPower, a: Array, p: Array, eps: Array) -> tuple[Array, Array]:
@@ -26,14 +26,6 @@ def _value(function: SchattenPower, a: Array, p: Array, eps: Array) -> tuple[Arr
     a, unit, gram = gram_matrix(a)
     function, scale, arguments = at_floor(function, unit, roots(eigvalsh(gram)), p, eps, a.dtype)
     return scale, jnp.sum(function.value(*arguments), axis=-1)
-
-
-def _sums(
-    function: SchattenPower, arguments: tuple[Array, Array, Array, Array], gradient: Array
-) -> First:
-    (value_p, value_eps), _ = function.by_parameters(*arguments)
-    total = [jnp.sum(x, axis=-1) for x in (function.value(*arguments), value_p, value_eps)]
-    return First(total[0], gradient, total[1], total[2])
 
 
 def _first(
@@ -59,20 +51,20 @@ def of_gram(
     function, scale, arguments = at_floor(function, unit, roots(eigenvalues), p, eps, a.dtype)
     if polish:
         gradient, arguments = _polished(function, a * (unit / scale)[..., None, None], v, arguments)
-        return scale, _sums(function, arguments, gradient)
+        return scale, sums(function, arguments, gradient)
     q = function.ratio(*arguments)
     # (V q) V^T first: it is n x n, the smaller of the two ways to associate.
-    weight = matmul(v * q[..., None, :], transpose(v))
-    gradient = matmul(a * (unit / scale)[..., None, None], weight)
-    return scale, _sums(function, arguments, gradient)
+    weight = matmul(v * (q * (unit / scale)[..., None])[..., None, :], transpose(v))
+    gradient = matmul(a, weight)
+    return scale, sums(function, arguments, gradient)
 
 
 def _polished(
     function: SchattenPower,
     a: Array,
     v: Array,
-    arguments: tuple[Array, Array, Array, Array],
-) -> tuple[Array, tuple[Array, Array, Array, Array]]:
+    arguments: Arguments,
+) -> tuple[Array, Arguments]:
     """The gradient with one first-order correction of the eigenbasis, from ``W = A V`` itself.
 
     ``eigh`` leaves ``V^T (A^T A) V`` off diagonal by several roundings of ``sigma_1^2``, which a
@@ -104,7 +96,7 @@ def _second(
     eigenvalues, v = eigh(gram)
     v = v[..., ::-1]
     function, scale, arguments = at_floor(function, unit, roots(eigenvalues), p, eps, a.dtype)
-    s, top, p_, eps_ = arguments
+    s = arguments[0]
     if function.eps_mode == "absolute":
         deps = deps / scale
     vt = transpose(v)
@@ -119,25 +111,14 @@ def _second(
     dh = slope_p * dp[..., None] + slope_eps * deps[..., None]
     dq = jnp.where(s > 0, dh / jnp.where(s > 0, s, 1), 0)
     turn = transpose if turned else (lambda x: x)
-    first = _sums(function, arguments, turn(matmul(w * q[..., None, :], vt)))
+    first = sums(function, arguments, turn(matmul(w * q[..., None, :], vt)))
     dgradient = matmul(
         matmul(w, tables.squared * e) + dw * q[..., None, :] + w * dq[..., None, :], vt
     )
     inner = jnp.sum(w * dw, axis=-2)  # s_i ds_i
     ds = jnp.where(s > 0, inner / jnp.where(s > 0, s, 1), 0)
-
-    def sums(p: Array, eps: Array) -> tuple[Array, Array]:
-        (value_p, value_eps), _ = function.by_parameters(s, top, p, eps)
-        return jnp.sum(value_p, axis=-1), jnp.sum(value_eps, axis=-1)
-
-    dby_p, dby_eps = jax.jvp(sums, (p_, eps_), (dp[..., None], deps[..., None]))[1]
-    slope_sum = jnp.sum(q * inner, axis=-1)
-    tangent = First(
-        value=slope_sum + first.by_p * dp + first.by_eps * deps,
-        gradient=turn(dgradient),
-        by_p=jnp.sum(slope_p * ds, axis=-1) + dby_p,
-        by_eps=jnp.sum(slope_eps * ds, axis=-1) + dby_eps,
-    )
+    slopes = jnp.sum(q * inner, axis=-1)
+    tangent = tangent_of_sums(function, arguments, first, slopes, ds, dp, deps, turn(dgradient))
     return scale, first, tangent
 
 

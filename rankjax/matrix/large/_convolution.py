@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from rankjax._arguments import float_array, one_of, positive
 from rankjax._linear_algebra import HIGHEST
@@ -25,7 +26,8 @@ from rankjax.matrix._singular_values import singular_values
 from rankjax.matrix.large._lanczos import top_triplet
 
 BOUNDS = ("frequency", "multiplicity")
-Padding = Literal["SAME", "VALID"] | Sequence[tuple[int, int]]
+PaddingName = Literal["SAME", "VALID"]
+Padding = PaddingName | Sequence[tuple[int, int]]
 
 
 def _kernel(kernel: ArrayLike, grid: Sequence[int], name: str) -> tuple[Array, jnp.dtype]:
@@ -64,7 +66,9 @@ def _transfer(kernel: Array, grid: Sequence[int], dilation: Sequence[int]) -> Ar
     return jnp.concatenate([upper, jnp.concatenate([imag, real], axis=-1)], axis=-2)
 
 
-def conv_singular_values(kernel: ArrayLike, /, grid: Sequence[int]) -> Array:
+def conv_singular_values(
+    kernel: Float[ArrayLike, "*window i o"], /, grid: Sequence[int]
+) -> Float[Array, " k"]:
     """All singular values of the convolution with *circular* padding and stride 1, exactly.
 
     The operator is block diagonal in frequency; its singular values are those of the transfer
@@ -112,7 +116,7 @@ class OperatorNorm(NamedTuple):
 
 
 def conv_operator_norm(
-    kernel: ArrayLike,
+    kernel: Float[ArrayLike, "*window i o"],
     /,
     input_shape: Sequence[int],
     *,
@@ -153,7 +157,7 @@ def conv_operator_norm(
     stride = _per_axis(strides, count, "strides")
     dilate = _per_axis(dilation, count, "dilation")
     if isinstance(padding, str):
-        one_of(padding, "padding", ("SAME", "VALID"))
+        one_of(padding, "padding", PaddingName)
     channels = array.shape[-2] * groups
     if array.shape[-1] % groups:
         raise ValueError(f"groups must divide the {array.shape[-1]} outputs, got {groups}")
@@ -213,7 +217,7 @@ class NormBound(NamedTuple):
 
 
 def conv_norm_bound(
-    kernel: ArrayLike,
+    kernel: Float[ArrayLike, "*window i o"],
     /,
     input_shape: Sequence[int],
     *,

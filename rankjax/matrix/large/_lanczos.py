@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from rankjax._arguments import positive
 from rankjax._linear_algebra import HIGHEST, matmul, svd, transpose
@@ -65,8 +66,10 @@ def top_triplet(
     tiny = 1000 * float(jnp.finfo(dtype).eps)
     rows = jax.eval_shape(forward, start).shape[0]
     first, _ = _normal(start)
-    vs = jnp.zeros((steps + 1, start.size), dtype).at[0].set(first)
-    us = jnp.zeros((steps, rows), dtype)
+    # Made of A, so that under ``shard_map`` the loop begins with what varies as A does.
+    zero = 0 * forward(first)[:1]
+    vs = (jnp.zeros((steps + 1, start.size), dtype) + zero[None]).at[0].set(first)
+    us = jnp.zeros((steps, rows), dtype) + zero[None]
 
     def orthogonal(x: Array, basis: Array) -> tuple[Array, Array]:
         noise = tiny * jnp.linalg.norm(x)
@@ -105,7 +108,7 @@ class SpectralNormBounds(NamedTuple):
 
 
 def spectral_norm_bounds(
-    a: ArrayLike,
+    a: Float[ArrayLike, "... m n"],
     /,
     *,
     steps: int = 32,
@@ -122,20 +125,17 @@ def spectral_norm_bounds(
       ``min(m, n)^(1/128)`` (5 % at 512) above ``sigma_1``.
 
     Args:
-        a: a matrix or a batch of matrices.
         steps: Lanczos steps >= 1 (static); more than ``min(m, n)`` are not done.
         key: a ``jax.random`` key for the start vector, shared by a batch; default ``key(0)``.
-        axes: the (out, in) axes of the matrix.
-
-    Returns:
-        Three arrays of the batch shape, in the dtype of ``a``.
 
     Raises:
-        ValueError: wrong rank, axes or dtype; ``steps < 1``.
+        ValueError: ``steps < 1``.
 
     The derivative of ``value`` is ``u v^T`` (0 at the zero matrix); those of ``residual`` and
     ``upper`` are 0. Cost: ``2 steps`` products with a vector and six products of the smaller Gram
     matrix (not computed where ``upper`` is not used under ``jit``).
+
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from rankjax._arguments import non_negative, one_of
 from rankjax._explicit_axes import automatic
@@ -24,7 +25,7 @@ from rankjax.matrix._scaling import gram_floor, gram_matrix, tall
 
 @automatic
 def schatten_flow(
-    a: ArrayLike,
+    a: Float[ArrayLike, "... m n"],
     /,
     *,
     p: ArrayLike,
@@ -33,7 +34,7 @@ def schatten_flow(
     eps_mode: EpsMode = "relative",
     steps: int = 32,
     axes: Sequence[int] = (-2, -1),
-) -> Array:
+) -> Float[Array, "... m n"]:
     """``A`` after a unit of time of the gradient flow of ``weight |A|_{S_p}^p`` (smoothed).
 
     Divided into ``steps`` parts, each of which takes the decay
@@ -41,23 +42,19 @@ def schatten_flow(
     whatever the weight; as many steps of gradient descent could jump to and fro.
 
     Args:
-        a: a matrix or a batch of matrices.
         p: exponent >= 0, a scalar or of the batch shape, may be traced.
         weight: >= 0, like p.
         eps: smoothing, like p; raised to the floor of the Gram engine, ``sqrt(machine eps)``.
         eps_mode: ``"relative"`` (to the current largest singular value) or ``"absolute"``.
         steps: into how many parts the unit of time is divided; static.
-        axes: the (out, in) axes of the matrix.
-
-    Returns:
-        Shape and dtype of ``a``.
 
     Raises:
-        ValueError: wrong rank, axes, dtype or eps_mode; a concrete negative p, weight or eps;
-            ``steps`` below 1 or not whole.
+        ValueError: ``steps`` below 1 or not whole.
 
     Cost: one ``eigh`` of the smaller Gram matrix and three products. Not differentiable: it is a
     step of an optimizer. A matrix that is not finite becomes NaN.
+
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp

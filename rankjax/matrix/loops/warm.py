@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from rankjax._arguments import non_negative, one_of
 from rankjax._linear_algebra import anywhere, eigh, identity, matmul, transpose
@@ -51,20 +52,15 @@ class WarmState(NamedTuple):
     error: Array
 
 
-def refresh(a: ArrayLike, /, *, axes: tuple[int, int] = (-2, -1)) -> WarmState:
+def refresh(a: Float[ArrayLike, "... m n"], /, *, axes: tuple[int, int] = (-2, -1)) -> WarmState:
     """A state that is exact at ``a``. Cost: one ``eigh`` of the smaller Gram matrix.
-
-    Args:
-        a: a matrix or a batch of matrices.
-        axes: the (out, in) axes of the matrix.
 
     Returns:
         The state; same shapes and dtypes whatever the values, so it can live in ``lax.cond``.
 
-    Raises:
-        ValueError: wrong rank, axes or dtype.
-
     Not differentiable (a state is data). A matrix that is not finite gives a NaN state.
+
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -88,7 +84,7 @@ init = refresh
 
 
 def step(
-    a: ArrayLike,
+    a: Float[ArrayLike, "... m n"],
     state: WarmState,
     /,
     *,
@@ -97,17 +93,15 @@ def step(
     eps_mode: EpsMode = "relative",
     axes: tuple[int, int] = (-2, -1),
     tolerance: ArrayLike = 0.01,
-) -> tuple[Array, Array, WarmState]:
+) -> tuple[Float[Array, "..."], Float[Array, "... m n"], WarmState]:
     """``schatten_power(a)`` and its gradient, within ``tolerance``, mostly without a decomposition.
 
     Args:
-        a: a matrix or a batch of matrices.
         state: from ``refresh`` on an earlier ``a`` of the same shape.
         p: exponent >= 0, may be traced.
         eps: smoothing; raised to the floor of the Gram engine, ``sqrt(machine eps)``.
         eps_mode: ``"relative"`` (to the largest singular value in the carried basis) or
             ``"absolute"``.
-        axes: the (out, in) axes of the matrix.
         tolerance: relative error of the gradient (Frobenius norm) from which the basis is renewed,
             by an estimate that was at least 0.4 of it in all tests; infinity: never.
 
@@ -115,15 +109,14 @@ def step(
         The power ``(...)``, its gradient (shape and dtype of ``a``), the state with its ``error``
         and with a new basis where one was needed.
 
-    Raises:
-        ValueError: wrong rank, axes, dtype or eps_mode; a concrete negative p or eps.
-
     Cost: four products, ``W = A V``, ``W^T W`` and two on the way back (from ``m = 3 n`` on
     ``A^T A``, four of the size of ``V`` and one more, which is less), and where the basis is
     renewed an ``eigh`` of the smaller Gram matrix and half of the products once more. In a batch,
     and under a ``vmap``, all matrices renew their basis as soon as one has to (``lax.cond`` on
     whether any has): batches of matrices that move at very different speeds are better taken
     apart. Do not differentiate it: it *is* the derivative.
+
+    Shared arguments: see ``rankjax.matrix``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -202,8 +195,8 @@ def _rotated(
     value = value + jnp.sum(change * relative, axis=(-2, -1)) / 4
     error = _second_order(change, tables.ratio, arguments[0], p)
     middle = change + tables.ratio[..., None, :] * eye
-    small = small * (unit / scale)[..., None, None]
-    return _Parts(small, middle, scale ** (p - 1), scale**p * value), error
+    # Its own units stay with the scale: a copy of A less.
+    return _Parts(small, middle, scale ** (p - 1) * (unit / scale), scale**p * value), error
 
 
 def _second_order(change: Array, q: Array, s: Array, p: Array) -> Array:

@@ -101,7 +101,7 @@ def test_two_leaves_with_one_path_are_refused():
 
 def test_swapped_arguments_are_refused():
     with pytest.raises(ValueError, match="structure: got dict, must be a Structure"):
-        compress(LIKE, STRUCTURE)
+        compress(LIKE, STRUCTURE)  # pyright: ignore[reportArgumentType]
 
 
 def test_infinite_references_are_refused():

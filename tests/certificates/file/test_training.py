@@ -36,10 +36,10 @@ def test_a_nat_and_its_price_in_errors_leave_the_bound_as_it_is():
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
-        ("epochs", 0, "an integer >= 1"),
-        ("epochs", 1.5, "an integer >= 1"),
-        ("batch_size", 0, "an integer >= 1"),
-        ("seed", -1, "an integer >= 0"),
+        ("epochs", 0, "an integer of at least 1"),
+        ("epochs", 1.5, "an integer of at least 1"),
+        ("batch_size", 0, "an integer of at least 1"),
+        ("seed", -1, "an integer of at least 0"),
         ("learning_rate", 0.0, "a number > 0"),
         ("learning_rate", math.nan, "a number > 0"),
         ("rate_weight", -0.1, "a number >= 0"),

@@ -61,9 +61,8 @@ class Watched:
     def bound(self, distances):
         """Of the logits, where the recursion ends with them."""
         with in_numpy():
-            bounds = self.network.recursion.perturbations(
-                self.slots[:, None], np.asarray(distances), self.norms[0]
-            )
+            arrays: Any = self.slots[:, None], np.asarray(distances), self.norms[0]  # not of JAX
+            bounds = self.network.recursion.perturbations(*arrays)
         return float(np.max(bounds[self.network.output]))
 
     def limits(self, distances, y):

@@ -169,7 +169,7 @@ def test_structure_must_be_of_this_network():
     with pytest.raises(ValueError, match="structure: leaves out 'b'"):
         certify(part, PARAMS, X, Y, apply=APPLY)
     with pytest.raises(ValueError, match="structure: got dict, must be a Structure"):
-        certify(PARAMS, STRUCTURE, X, Y, apply=APPLY)
+        certify(PARAMS, STRUCTURE, X, Y, apply=APPLY)  # pyright: ignore[reportArgumentType]
     other = {**PARAMS, "a": jnp.ones((3, 5))}
     with pytest.raises(ValueError, match="has shape"):
         certify(

@@ -187,7 +187,7 @@ def test_no_network_moves_beyond_its_limits(block):
     @seed(block)
     @settings(
         max_examples=150, database=None, deadline=None, phases=(Phase.generate,),
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
     )  # fmt: skip
     @given(st.data(), st.integers(0, 2**32))
     def networks(data, number):

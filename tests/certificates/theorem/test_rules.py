@@ -387,7 +387,7 @@ def test_a_rule_is_sound_and_tight(name):
                 bound = watched.bound(np.full(len(network.distances), size))
                 change = steepest(watched, jacobian, size, rng, starts=1)[1]
                 for sign in (1, -1):
-                    moved = np.asarray(forward(jnp.asarray(coded + sign * change))) - base
+                    moved = np.asarray(forward(jnp.asarray(coded + sign * change))) - base  # pyright: ignore[reportOperatorIssue]
                     assert not np.linalg.norm(moved) > bound * (1 + 1e-12), (
                         name,
                         number,

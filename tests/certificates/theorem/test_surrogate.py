@@ -86,7 +86,7 @@ def test_float32_and_dead_units_have_finite_gradients():
 
     def loss(params):
         return surrogate(
-            network, params, jnp.asarray(x, jnp.float32), y,
+            network, params, jnp.asarray(x, jnp.float32), y,  # pyright: ignore[reportArgumentType]
             precision={k: jnp.float32(9.0) for k in precision}, n=1000,
         ).value  # fmt: skip
 

@@ -17,7 +17,7 @@ PAGE = (ROOT / "docs" / "theory.md").read_text()
 @pytest.fixture
 def rules():
     spec = importlib.util.spec_from_file_location("rules", ROOT / "docs/extensions/rules.py")
-    module = importlib.util.module_from_spec(spec)
+    module = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]
     spec.loader.exec_module(module)
     return module
 

@@ -398,7 +398,7 @@ def test_batch_size(network, batch_size):
 def test_certificates_that_are_none(network):
     for bad in (None, network.certificate.to_json(), 3, network.params):
         with pytest.raises(ValueError, match=r"^certificate: got"):
-            verify(bad, *network.arguments, apply=network.apply)
+            verify(bad, *network.arguments, apply=network.apply)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(
@@ -409,15 +409,15 @@ def test_certificates_that_are_none(network):
         ({"distances": [1]}, "^distances: got"),
         ({"distances": (np.int64(1),)}, "^distances: got"),
         ({"guard": {"networks": 3, "largest": 0.1}}, "^guard: got"),
-        ({"guard": GuardReport(np.int64(3), 0.1)}, "^guard.networks: got"),
+        ({"guard": GuardReport(np.int64(3), 0.1)}, "^guard.networks: got"),  # pyright: ignore[reportArgumentType]
         ({"n": np.int64(3000)}, "^n: got"),
         ({"value": np.float64(0.5)}, "^value: got"),
         ({"delta": "0.01"}, "^delta: got"),
         ({"tried": True}, "^tried: got"),
         ({"assumptions": ["text"]}, "^assumptions: got"),
-        ({"leaves": (LeafCode("a", [1], "reference"),)}, r"^leaves\['a'\].shape: got"),
-        ({"leaves": (LeafCode("a", (1,), "direct", symbols=[1]),)}, r"^leaves\['a'\].symbols"),
-        ({"leaves": (LeafCode(3, (1,), "reference"),)}, "^path: got"),
+        ({"leaves": (LeafCode("a", [1], "reference"),)}, r"^leaves\['a'\].shape: got"),  # pyright: ignore[reportArgumentType]
+        ({"leaves": (LeafCode("a", (1,), "direct", symbols=[1]),)}, r"^leaves\['a'\].symbols"),  # pyright: ignore[reportArgumentType]
+        ({"leaves": (LeafCode(3, (1,), "reference"),)}, "^path: got"),  # pyright: ignore[reportArgumentType]
     ],
 )
 def test_certificates_put_together_by_hand(network, changes, match):

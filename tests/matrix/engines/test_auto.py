@@ -183,7 +183,7 @@ def test_auto_with_a_traced_eps_is_right_on_both_sides_of_the_threshold(eps_mode
 @pytest.mark.parametrize("p", [2, 2.0])
 @pytest.mark.parametrize("shape", [(5, 3), (3, 5)])
 def test_the_square_needs_no_decomposition(p, shape):
-    a = with_spectrum(3, *shape, [1.5, 1.0, 0.0])
+    a = with_spectrum(3, *shape, [1.5, 1.0, 0.0])  # pyright: ignore[reportCallIssue]
     f = lambda x: rm.schatten_power(x, p=p)  # noqa: E731
     np.testing.assert_allclose(f(a), 1.5**p + 1, rtol=1e-12)
     assert "eigh" not in str(jax.make_jaxpr(f)(a))

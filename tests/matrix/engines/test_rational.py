@@ -28,7 +28,7 @@ SPECTRA = {
 
 @partial(jax.jit, static_argnames=("method", "eps_mode"))
 def value_and_grad(a, p, eps, method, eps_mode="relative"):
-    f = lambda x: jnp.sum(rm.schatten_power(x, p=p, eps=eps, method=method, eps_mode=eps_mode))  # noqa: E731
+    f = lambda x: jnp.sum(rm.schatten_power(x, p=p, eps=eps, method=method, eps_mode=eps_mode))  # noqa: E731  # pyright: ignore[reportArgumentType]
     return jax.value_and_grad(f)(a)
 
 

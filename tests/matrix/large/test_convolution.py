@@ -130,6 +130,6 @@ def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="strides must be"):
         rm.conv_operator_norm(jnp.ones((3, 1, 1)), (4,), strides=0)
     with pytest.raises(ValueError, match=r"padding: got .*, must be one of"):
-        rm.conv_operator_norm(jnp.ones((3, 1, 1)), (4,), padding="CIRCULAR")
+        rm.conv_operator_norm(jnp.ones((3, 1, 1)), (4,), padding="CIRCULAR")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="groups must divide"):
         rm.conv_norm_bound(jnp.ones((3, 1, 3)), (4,), groups=2)

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import rankjax.matrix as rm
 from tests.matrix.matrices import BATCH, TALL, WIDE, with_spectrum
@@ -76,4 +78,19 @@ def test_vmap_axes_and_wrong_arguments():
     with pytest.raises(ValueError, match=r"steps: got .*, must be > 0"):
         rm.spectral_norm_bounds(TALL, steps=0)
     with pytest.raises(ValueError, match=r"method: got .*, must be one of"):
-        rm.spectral_norm(TALL, method="gram")
+        rm.spectral_norm(TALL, method="gram")  # pyright: ignore[reportArgumentType]
+
+
+def test_under_a_shard_map_it_varies_as_the_matrix_does():
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(AxisType.Auto,))
+
+    def value(a):
+        kernel = a[0, :3, :2, None]
+        return rm.spectral_norm(a, method="lanczos"), rm.conv_operator_norm(kernel, (6,)).value[
+            None
+        ]
+
+    stack = jnp.stack([TALL, 2 * TALL])
+    mapped = jax.shard_map(value, mesh=mesh, in_specs=P("d"), out_specs=P("d"))
+    for found, expected in zip(jax.jit(mapped)(stack), value(stack), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12)

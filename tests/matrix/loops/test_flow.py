@@ -36,7 +36,7 @@ def test_the_singular_values_solve_their_equation(p, weight):
 
 @pytest.mark.parametrize("shape", [(9, 6), (6, 9)])
 def test_it_is_what_as_many_small_steps_of_decay_do(shape):
-    a = with_spectrum(1, *shape, SPECTRUM)
+    a = with_spectrum(1, *shape, SPECTRUM)  # pyright: ignore[reportCallIssue]
     slope = jax.jit(jax.grad(lambda x: rm.schatten_power(x, p=0.5, eps=0.05)))
     stepped = a
     for _ in range(50):

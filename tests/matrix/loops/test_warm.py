@@ -24,7 +24,7 @@ def exact(a, p, eps=0.05, **options):
 @pytest.mark.parametrize("shape", [(15, 12), (12, 15), (40, 12)])
 @pytest.mark.parametrize("name", SPECTRA)
 def test_error_is_of_second_order_in_the_drift(name, shape):
-    a = with_spectrum(0, *shape, SPECTRA[name])
+    a = with_spectrum(0, *shape, SPECTRA[name])  # pyright: ignore[reportCallIssue]
     noise = np.random.default_rng(0).normal(size=shape)
     noise = jnp.asarray(noise / np.linalg.norm(noise) * np.linalg.norm(a))
     step = jax.jit(lambda x, state: warm.step(x, state, p=0.5, eps=0.05, tolerance=jnp.inf))
