@@ -142,7 +142,7 @@ def test_outputs_that_are_no_logits_are_named():
         return two_layers(p, x), {"seen": len(x)}
 
     with pytest.raises(ValueError, match=r"apply: got tuple as outputs.*network\(params, x\)\[0\]"):
-        Sample.from_data(STRUCTURE, PARAMS, X, Y, apply=with_state)
+        Sample.from_data(STRUCTURE, PARAMS, X, Y, apply=with_state)  # pyright: ignore[reportArgumentType] - refused
 
     def other(p, x):
         return x @ p["first"]["weight"].T
