@@ -43,6 +43,12 @@ def identity(x: Array) -> Array:
     return jnp.eye(n, dtype=x.dtype).reshape((1,) * (x.ndim - 2) + (n, n))
 
 
+def cores() -> int:
+    """How many processor cores this process may use."""
+    known = getattr(os, "sched_getaffinity", None)
+    return len(known(0)) if known else os.cpu_count() or 1
+
+
 class SVD(NamedTuple):
     """``a = u @ diag(s) @ vt`` with ``k = min(m, n)`` columns."""
 
@@ -75,7 +81,7 @@ def _side_by_side(single: Callable[[Array], Any], flat: Array) -> Any:
     a batched call, none of them waits for another.
     """
     count = flat.shape[0]
-    width = min(count, os.cpu_count() or 1, 8)
+    width = min(count, cores(), 8)
     passes = -(-count // width)
     padding = jnp.broadcast_to(flat[-1:], (passes * width - count, *flat.shape[1:]))
     chunks = jnp.concatenate([flat, padding]).reshape(passes, width, *flat.shape[1:])

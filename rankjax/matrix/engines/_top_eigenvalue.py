@@ -19,13 +19,19 @@ _STEPS = 24
 
 
 def units(
-    function: SchattenPower, m: Array, unit: Array, eps: Array, least: float
+    function: SchattenPower,
+    m: Array,
+    unit: Array,
+    eps: Array,
+    least: float,
+    *,
+    unrolled: bool = False,
 ) -> tuple[Array, Array, Array]:
     """``sigma_1``, what to divide by (``unit_of``), and eps in that, at least ``least``.
 
     The first two are in ``unit`` again, as the Gram matrix ``m`` is.
     """
-    top = jnp.sqrt(top_eigenvalue(m))
+    top = jnp.sqrt(top_eigenvalue(m, unrolled=unrolled))
     absolute = function.eps_mode == "absolute"
     scale = unit_of(function, top, eps / unit)
     return top, scale, jnp.maximum(eps / (unit * scale) if absolute else eps, least)

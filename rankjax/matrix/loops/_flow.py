@@ -20,8 +20,15 @@ from rankjax._explicit_axes import automatic
 from rankjax._linear_algebra import eigh, matmul, transpose
 from rankjax.matrix._canonical import canonicalize
 from rankjax.matrix._scalar_power import EpsMode
-from rankjax.matrix._scaling import divisor, gram_floor, gram_matrix, safe_unit, tall
-from rankjax.matrix.engines._ladder import CUSHION, LEAST_EPS, combined, points, weights
+from rankjax.matrix._scaling import divisor, gram_floor, gram_matrix, tall
+from rankjax.matrix.engines._ladder import (
+    CUSHION,
+    LEAST_EPS,
+    combined,
+    odd_weights,
+    points,
+    product,
+)
 from rankjax.matrix.engines._top_eigenvalue import top_eigenvalue
 
 #: Of the products, at a time: the largest power of e by which a singular value may shrink.
@@ -129,10 +136,8 @@ def by_products(a: Array, p: Array, weight: Array, eps: Array, *, steps: int) ->
     to 1e-3 of the largest change where no singular value shrinks by more than a factor of
     ``exp(-STRONGEST)``; a stronger flow is taken in several equal portions.
     """
-    unit = safe_unit(a)
-    a = a / unit[..., None, None]
-    top = jnp.sqrt(top_eigenvalue(matmul(transpose(a), a), unrolled=True))
-    scale = divisor(top)
+    a, unit, m = gram_matrix(a)
+    scale = divisor(jnp.sqrt(top_eigenvalue(m)))
     a = a / scale[..., None, None]
     p, weight, eps = (x[..., None] for x in (p, weight, eps))
     rate = p * weight * (unit * scale)[..., None] ** (p - 2)
@@ -146,7 +151,9 @@ def by_products(a: Array, p: Array, weight: Array, eps: Array, *, steps: int) ->
         a, top, left = state
         now = jnp.minimum(each, left)
         exponents = _exponents(s * top, top, p, rate / steps, eps, now, min(PARTS, steps))
-        step = combined(a / (CUSHION * top)[..., None], weights(-s * jnp.expm1(exponents)))
+        x = a / (CUSHION * top)[..., None]
+        falls = odd_weights(-s * jnp.expm1(exponents))
+        step, _ = combined(x, product(transpose(x), x), falls)
         return a - top[..., None] * step, top * jnp.exp(exponents[..., -1:]), left - now
 
     state = (a, jnp.ones_like(rate), jnp.asarray(float(steps), a.dtype))
