@@ -83,7 +83,7 @@ def resolve(
             raise ValueError(f"eps must be > 0 for method={method!r}, got 0")
         if method == "newton_schulz":
             return _newton_schulz.engine(p, relative)
-        return _in_range(RATIONAL if method == "rational" else LADDER, 0, p)
+        return in_range(RATIONAL if method == "rational" else LADDER, 0, p)
     least = threshold(dtype)
     if eps == 0 or (relative is not None and relative < least):
         return SVD_ENGINE
@@ -95,11 +95,11 @@ def _fast(shape: tuple[int, ...], dtype: jnp.dtype, p: float | None) -> Engine:
     if dtype != jnp.float32:
         return _gram(p)
     small = min(shape[-2:]) < RATIONAL_FROM
-    on_cpu = _gram(p) if small else _in_range(RATIONAL, RATIONAL_P, p)
-    return _by_platform(on_cpu, _in_range(LADDER, LADDER_P, p))
+    on_cpu = _gram(p) if small else in_range(RATIONAL, RATIONAL_P, p)
+    return by_platform(on_cpu, in_range(LADDER, LADDER_P, p))
 
 
-def _in_range(engine: Engine, least: float, p: float | None) -> Engine:
+def in_range(engine: Engine, least: float, p: float | None) -> Engine:
     """The engine where it is exact, which is seen at run time if p is not known."""
     if p is None:
         return _where(_exponent_from(least), engine, GRAM_POLISHED)
@@ -152,7 +152,7 @@ def _exponent_from(least: float) -> Condition:
 
 
 @cache
-def _by_platform(on_cpu: Engine, elsewhere: Engine) -> Engine:
+def by_platform(on_cpu: Engine, elsewhere: Engine) -> Engine:
     """The engine of the device that the program is compiled for, which need not be the default."""
     if on_cpu is elsewhere:
         return on_cpu
@@ -167,7 +167,7 @@ def _by_platform(on_cpu: Engine, elsewhere: Engine) -> Engine:
 
     for_p = None
     if on_cpu.for_p or elsewhere.for_p:
-        for_p = _by_platform(on_cpu.for_p or on_cpu, elsewhere.for_p or elsewhere)
+        for_p = by_platform(on_cpu.for_p or on_cpu, elsewhere.for_p or elsewhere)
     return Engine(choose("value"), choose("first"), choose("second"), for_p)
 
 

@@ -48,6 +48,11 @@ def points() -> np.ndarray:
     return np.union1d(np.geomspace(1e-3, 1, 160), np.linspace(0, 1, 97)[1:])
 
 
+def points_like(x: Array) -> Array:
+    """``points`` along the last axis of ``x``."""
+    return jnp.asarray(points(), x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
 def climb(x: Any, r: Any, one: Any, product: Callable[[Any, Any], Any], turned: Any) -> Any:
     """Yields what is combined, in this order; of matrices, or of numbers that stand for them.
 
@@ -166,8 +171,8 @@ def _first(function: SchattenPower, a: Array, p: Array, eps: Array) -> tuple[Arr
     a, unit, m = gram_matrix(a)
     top, scale, e = units(function, m, unit, eps, LEAST_EPS, unrolled=True)
     zero = top == 0
-    s = jnp.asarray(points(), a.dtype)
     p_, e_ = p[..., None], e[..., None]
+    s = points_like(p_)
     slope = p_ * s * (s * s + e_ * e_) ** (p_ / 2 - 1)
     power = e_**p_ * jnp.expm1(p_ / 2 * jnp.log1p((s / e_) ** 2))
     length = (CUSHION * scale)[..., None, None]

@@ -26,7 +26,7 @@ from rankjax.matrix.engines._ladder import (
     LEAST_EPS,
     combined,
     odd_weights,
-    points,
+    points_like,
     product,
 )
 from rankjax.matrix.engines._top_eigenvalue import top_eigenvalue
@@ -71,8 +71,12 @@ def schatten_flow(
         ValueError: wrong rank, axes, dtype or eps_mode; a concrete negative p, weight or eps;
             ``steps`` that is no whole number >= 1.
 
-    Cost: one ``eigh`` of the smaller Gram matrix and three products. Not differentiable: it is a
-    step of an optimiser. A matrix that is not finite becomes NaN.
+    Cost: on CPU one ``eigh`` of the smaller Gram matrix and three products. On accelerators, in
+    float32 and with a relative eps of at least 8e-3 that is known when the function is traced, some
+    25 products and no decomposition; a flow that shrinks small singular values by more than
+    ``exp(-4)`` is taken in several portions at that price. It is within 1e-3 of the other (of its
+    change, in the Frobenius norm; 8e-3 at p = 0.3 on low rank). Not differentiable: it is a step of
+    an optimiser. A matrix that is not finite becomes NaN.
 
     Example:
         >>> import jax.numpy as jnp
@@ -136,8 +140,9 @@ def by_products(a: Array, p: Array, weight: Array, eps: Array, *, steps: int) ->
     to 1e-3 of the largest change where no singular value shrinks by more than a factor of
     ``exp(-STRONGEST)``; a stronger flow is taken in several equal portions.
     """
+    given = a
     a, unit, m = gram_matrix(a)
-    scale = divisor(jnp.sqrt(top_eigenvalue(m)))
+    scale = divisor(jnp.sqrt(top_eigenvalue(m, unrolled=True)))
     a = a / scale[..., None, None]
     p, weight, eps = (x[..., None] for x in (p, weight, eps))
     rate = p * weight * (unit * scale)[..., None] ** (p - 2)
@@ -145,20 +150,21 @@ def by_products(a: Array, p: Array, weight: Array, eps: Array, *, steps: int) ->
     most = rate * jnp.where(p < 2, eps * eps, 1 + eps * eps) ** (p / 2 - 1)
     portions = jnp.clip(jnp.nan_to_num(jnp.ceil(jnp.max(most) / STRONGEST)), 1, steps)
     each = jnp.ceil(steps / portions)  # so many steps
-    s = jnp.asarray(points(), a.dtype)
+    s = points_like(rate)
 
-    def portion(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        a, top, left = state
+    def portion(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        a, taken, top, left = state
         now = jnp.minimum(each, left)
         exponents = _exponents(s * top, top, p, rate / steps, eps, now, min(PARTS, steps))
         x = a / (CUSHION * top)[..., None]
         falls = odd_weights(-s * jnp.expm1(exponents))
         step, _ = combined(x, product(transpose(x), x), falls)
-        return a - top[..., None] * step, top * jnp.exp(exponents[..., -1:]), left - now
+        step = top[..., None] * step
+        return a - step, taken + step, top * jnp.exp(exponents[..., -1:]), left - now
 
-    state = (a, jnp.ones_like(rate), jnp.asarray(float(steps), a.dtype))
-    a, _, _ = jax.lax.while_loop(lambda state: state[-1] > 0, portion, state)
-    return a * (unit * scale)[..., None, None]
+    state = (a, jnp.zeros_like(a), jnp.ones_like(rate), jnp.asarray(float(steps), a.dtype))
+    _, taken, _, _ = jax.lax.while_loop(lambda state: state[-1] > 0, portion, state)
+    return given - taken * (unit * scale)[..., None, None]
 
 
 def _exponents(
