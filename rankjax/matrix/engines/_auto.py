@@ -26,8 +26,7 @@ from rankjax.matrix.engines._svd import SVD_ENGINE
 Method = Literal["auto", "svd", "gram", "rational", "newton_schulz", "ladder"]
 METHODS: tuple[Method, ...] = get_args(Method)
 RATIONAL_FROM = 256  # below, one eigh is over before the many small products are
-RATIONAL_P = 0.5  # below, rounding would do more than 1e-3 where many singular values vanish
-LADDER_P = 0.3  # below, the fit would
+FAST_P = 0.5  # below, rounding would do more than 1e-3 where many singular values vanish
 
 
 def threshold(dtype: jnp.dtype) -> float:
@@ -95,8 +94,8 @@ def _fast(shape: tuple[int, ...], dtype: jnp.dtype, p: float | None) -> Engine:
     if dtype != jnp.float32:
         return _gram(p)
     small = min(shape[-2:]) < RATIONAL_FROM
-    on_cpu = _gram(p) if small else in_range(RATIONAL, RATIONAL_P, p)
-    return by_platform(on_cpu, in_range(LADDER, LADDER_P, p))
+    on_cpu = _gram(p) if small else in_range(RATIONAL, FAST_P, p)
+    return by_platform(on_cpu, in_range(LADDER, FAST_P, p))
 
 
 def in_range(engine: Engine, least: float, p: float | None) -> Engine:
