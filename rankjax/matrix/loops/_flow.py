@@ -33,6 +33,8 @@ from rankjax.matrix.engines._top_eigenvalue import top_eigenvalue
 
 #: Of the products, at a time: the largest power of e by which a singular value may shrink.
 STRONGEST = 4
+#: exp(-ALL) is nothing: nothing falls faster than by that factor in one step.
+ALL = 100.0
 #: The scalar equations are integrated in so many parts, where there are more steps.
 PARTS = 32
 
@@ -156,7 +158,7 @@ def by_products(a: Array, p: Array, weight: Array, eps: Array, *, steps: int) ->
         a, taken, top, left = state
         now = jnp.minimum(each, left)
         exponents = _exponents(s * top, top, p, rate / steps, eps, now, min(PARTS, steps))
-        x = a / (CUSHION * top)[..., None]
+        x = a / (CUSHION * divisor(top))[..., None]
         falls = odd_weights(-s * jnp.expm1(exponents))
         step, _ = combined(x, product(transpose(x), x), falls)
         step = top[..., None] * step
@@ -182,7 +184,8 @@ def _exponents(
         x, largest = s * jnp.exp(exponent), top * jnp.exp(of_top)
         e = eps * largest
         t, t_top = x * x + e * e, largest * largest + e * e
-        v, v_top = (-rate * x ** (p / 2 - 1) for x in (t, t_top))
+        t, t_top = (jnp.where(x > 0, x, 1) for x in (t, t_top))
+        v, v_top = (-jnp.minimum(rate * x ** (p / 2 - 1), ALL) for x in (t, t_top))
         # How the speeds change while x, e and the top shrink with the speeds v and v_top.
         turn = (p - 2) * v * (x * x * v + e * e * v_top) / t
         turn_top = (p - 2) * v_top * v_top
