@@ -15,7 +15,7 @@ for, and the whole can be part of a CUDA graph. The matrix is not squared: what 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, reduce
 from typing import Any
 
 import jax
@@ -148,7 +148,7 @@ def combined(x: Array, r: Array, odd: Array, even: Array | None = None) -> tuple
     for value, square, cube in rungs:
         total = total + next(weight) * value + next(weight) * cube
         sums += [_sum(square * one), _sum(square * square), _sum(cube * cube)]
-    blocks = [sum(next(weight) * term for term in terms) for _ in range(_BLOCKS)]
+    blocks = [_summed([next(weight) * term for term in terms]) for _ in range(_BLOCKS)]
     last = blocks.pop()
     while blocks:
         last = product(last, step) + blocks.pop()
@@ -160,6 +160,10 @@ def combined(x: Array, r: Array, odd: Array, even: Array | None = None) -> tuple
     pairs = zip((*terms, step), _AT_ZERO, strict=True)
     sums += [_sum(term * step - sign * one) for term, sign in pairs]
     return total, jnp.sum(even * jnp.stack(sums, -1), axis=-1)
+
+
+def _summed(terms: list[Array]) -> Array:
+    return reduce(jnp.add, terms)
 
 
 def _sum(x: Array) -> Array:
