@@ -162,7 +162,15 @@ def by_products(a: Array, p: Array, weight: Array, eps: Array, *, steps: int) ->
         falls = odd_weights(-s * jnp.expm1(exponents))
         step, _ = combined(x, product(transpose(x), x), falls)
         step = top[..., None] * step
-        return a - step, taken + step, top * jnp.exp(exponents[..., -1:]), left - now
+        a, left = a - step, left - now
+
+        def measured() -> Array:
+            # Not where the largest should be: what the fit left of another may be larger by now.
+            m = matmul(transpose(a), a)
+            return jnp.sqrt(top_eigenvalue(m))[..., None]
+
+        top = jax.lax.cond(left > 0, measured, lambda: top)
+        return a, taken + step, top, left
 
     state = (a, jnp.zeros_like(a), jnp.ones_like(rate), jnp.asarray(float(steps), a.dtype))
     _, taken, _, _ = jax.lax.while_loop(lambda state: state[-1] > 0, portion, state)
