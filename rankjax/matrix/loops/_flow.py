@@ -20,7 +20,7 @@ from rankjax._explicit_axes import automatic
 from rankjax._linear_algebra import eigh, matmul, transpose
 from rankjax.matrix._canonical import canonicalize
 from rankjax.matrix._scalar_power import EpsMode
-from rankjax.matrix._scaling import divisor, gram_floor, gram_matrix, tall
+from rankjax.matrix._scaling import divisor, gram_floor, gram_matrix, safe_unit, tall
 from rankjax.matrix.engines._ladder import (
     CUSHION,
     LEAST_EPS,
@@ -142,39 +142,32 @@ def by_products(a: Array, p: Array, weight: Array, eps: Array, *, steps: int) ->
     to 1e-3 of the largest change where no singular value shrinks by more than a factor of
     ``exp(-STRONGEST)``; a stronger flow is taken in several equal portions.
     """
-    given = a
-    a, unit, m = gram_matrix(a)
-    scale = divisor(jnp.sqrt(top_eigenvalue(m, unrolled=True)))
-    a = a / scale[..., None, None]
+    unit = safe_unit(a)
     p, weight, eps = (x[..., None] for x in (p, weight, eps))
-    rate = p * weight * (unit * scale)[..., None] ** (p - 2)
-    # What shrinks most is near 0, for p > 2 at the top.
-    most = rate * jnp.where(p < 2, eps * eps, 1 + eps * eps) ** (p / 2 - 1)
-    portions = jnp.clip(jnp.nan_to_num(jnp.ceil(jnp.max(most) / STRONGEST)), 1, steps)
-    each = jnp.ceil(steps / portions)  # so many steps
+    rate = p * (weight / steps) * unit[..., None] ** (p - 2)
     s = points_like(rate)
 
-    def portion(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        a, taken, top, left = state
-        now = jnp.minimum(each, left)
-        exponents = _exponents(s * top, top, p, rate / steps, eps, now, min(PARTS, steps))
-        x = a / (CUSHION * divisor(top))[..., None]
+    def portion(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        a, taken, left = state
+        r = product(transpose(a), a)
+        # Measured each time: what the last fit left of another may be larger by now.
+        top = divisor(jnp.sqrt(top_eigenvalue(r, unrolled=True)))[..., None]
+        # What shrinks most is near 0, for p > 2 at the top.
+        most = jnp.where(p < 2, eps * eps, 1 + eps * eps) * top * top
+        strength = left * jnp.max(rate * most ** (p / 2 - 1))
+        portions = jnp.clip(jnp.nan_to_num(jnp.ceil(strength / STRONGEST)), 1, left)
+        now = jnp.ceil(left / portions)
+        exponents = _exponents(s * top, top, p, rate, eps, now, min(PARTS, steps))
+        length = (CUSHION * top)[..., None]
         falls = odd_weights(-s * jnp.expm1(exponents))
-        step, _ = combined(x, product(transpose(x), x), falls)
+        step, _ = combined(a / length, r / (length * length), falls)
         step = top[..., None] * step
-        a, left = a - step, left - now
+        return a - step, taken + step, left - now
 
-        def measured() -> Array:
-            # Not where the largest should be: what the fit left of another may be larger by now.
-            m = matmul(transpose(a), a)
-            return jnp.sqrt(top_eigenvalue(m))[..., None]
-
-        top = jax.lax.cond(left > 0, measured, lambda: top)
-        return a, taken + step, top, left
-
-    state = (a, jnp.zeros_like(a), jnp.ones_like(rate), jnp.asarray(float(steps), a.dtype))
-    _, taken, _, _ = jax.lax.while_loop(lambda state: state[-1] > 0, portion, state)
-    return given - taken * (unit * scale)[..., None, None]
+    scaled = a / unit[..., None, None]
+    state = (scaled, jnp.zeros_like(a), jnp.asarray(float(steps), a.dtype))
+    _, taken, _ = jax.lax.while_loop(lambda state: state[-1] > 0, portion, state)
+    return a - taken * unit[..., None, None]
 
 
 def _exponents(
