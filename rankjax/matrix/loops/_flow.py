@@ -76,8 +76,8 @@ def schatten_flow(
     Cost: on CPU one ``eigh`` of the smaller Gram matrix and three products. On accelerators, in
     float32 and with a relative eps of at least 8e-3 that is known when the function is traced, some
     25 products and no decomposition; a flow that shrinks small singular values by more than
-    ``exp(-4)`` is taken in several portions at that price. It is within 1e-3 of the other (of its
-    change, in the Frobenius norm; 8e-3 at p = 0.3 on low rank). Not differentiable: it is a step of
+    ``exp(-4)`` is taken in several portions at that price. It is within 5e-3 of the other (of its
+    change, in the Frobenius norm, from p = 1/2 on; 1e-2 at p = 0.3). Not differentiable: it is a step of
     an optimiser. A matrix that is not finite becomes NaN.
 
     Example:
@@ -139,7 +139,7 @@ def by_products(a: Array, p: Array, weight: Array, eps: Array, *, steps: int) ->
     """The same without a decomposition, for a relative eps from ``LEAST_EPS`` on.
 
     What is taken from each singular value is a function of it that is fitted (``engines._ladder``),
-    to 1e-3 of the largest change where no singular value shrinks by more than a factor of
+    mostly to 1e-3 of the largest change where no singular value shrinks by more than a factor of
     ``exp(-STRONGEST)``; a stronger flow is taken in several equal portions.
     """
     unit = safe_unit(a)
