@@ -77,8 +77,8 @@ def schatten_flow(
     float32 and with a relative eps of at least 8e-3 that is known when the function is traced, some
     25 products and no decomposition; a flow that shrinks small singular values by more than
     ``exp(-4)`` is taken in several portions at that price. It is within 5e-3 of the other (of its
-    change, in the Frobenius norm, from p = 1/2 on; 1e-2 at p = 0.3). Not differentiable: it is a step of
-    an optimiser. A matrix that is not finite becomes NaN.
+    change, in the Frobenius norm, from p = 1/2 on; 1e-2 at p = 0.3). Not differentiable: it is a
+    step of an optimiser. A matrix that is not finite becomes NaN.
 
     Example:
         >>> import jax.numpy as jnp
