@@ -1,4 +1,4 @@
-"""What every benchmark writes: ``benchmarks/results/<script>.json``."""
+"""What every benchmark writes: ``benchmarks/results/<script>.json``, ``<script>_gpu.json``."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def headline() -> str:
 def write_results(rows: Sequence[dict[str, Any]]) -> Path:
     """Write the rows of the running script; returns the path."""
     script = Path(sys.argv[0])
-    path = Path(__file__).parent / "results" / f"{script.stem}.json"
+    backend = jax.default_backend()
+    suffix = "" if backend == "cpu" else f"_{backend}"
+    path = Path(__file__).parent / "results" / f"{script.stem}{suffix}.json"
     document = {
         "machine": machine(),
         "versions": versions(),

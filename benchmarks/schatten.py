@@ -3,10 +3,11 @@
     python benchmarks/schatten.py [--quick] [--case NAME ...] [--engine NAME ...] [--p 0.5 1]
                                   [--spectrum NAME ...] [--eps 0.01] [--float64]
 
-Prints one Markdown row a case and engine: compile time (once a case and p), median and spread
-(quartiles) of the run time, ratio of the medians to plain ``jnp.linalg.svd`` autodiff *of the same
-smoothed function in the same process, measured in turns*, relative error of the gradient and of the
-value against float64, peak memory of the compiled program (arguments, results, temporaries).
+Prints one Markdown row per case and engine, and writes them (``results.py``): compile time (once
+per case and p), median and spread (quartiles) of the run time, ratio of the medians to plain
+``jnp.linalg.svd`` autodiff *of the same smoothed function in the same process, measured in turns*,
+relative error of the gradient and of the value against float64, peak memory of the compiled program
+(arguments, results, temporaries).
 ``torch`` is the same autodiff by ``torch.linalg``. Larger cases run only where a GPU is present.
 """
 
@@ -24,6 +25,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from results import write_results
 
 from rankjax import matrix as rm
 from rankjax.matrix.engines import METHODS
@@ -213,6 +215,7 @@ def main():
     if importlib.util.find_spec("torch") is None:
         print("torch is not installed: its rows are left out.")
     header(jnp.dtype(dtype).name)
+    rows = []
     for name in names:
         shape = CASES.get(name) or GPU_CASES[name]
         matrices = {x: jnp.asarray(make(x, shape), dtype) for x in spectra}
@@ -231,6 +234,23 @@ def main():
                     ratio = statistics.median(times[PLAIN]) / statistics.median(times[key])
                     label = f"{name} | {spectrum} | {p:g} | {key}"
                     row(label, compiled[key], times[key], ratio, accuracy)
+                    low, mid, high = np.quantile(times[key], [0.25, 0.5, 0.75]) * 1e3
+                    rows.append(
+                        {
+                            "case": name,
+                            "spectrum": spectrum,
+                            "p": p,
+                            "engine": key,
+                            "ms": mid,
+                            "quartiles": [low, high],
+                            "ratio": ratio,
+                            "gradient_error": float(accuracy[0]),
+                            "value_error": float(accuracy[1]),
+                            "compile_seconds": compiled[key][1],
+                            "bytes": compiled[key][2],
+                        }
+                    )
+    write_results(rows)
 
 
 def errors(result, value, gradient):

@@ -57,7 +57,7 @@ def filled(text: str) -> str:
 def _source(found: dict[str, Any]) -> str:
     machine, versions = found["machine"], found["versions"]
     packages = ", ".join(f"{name} {version}" for name, version in versions.items())
-    device = "" if machine["device"] == "cpu" else f", {machine['device']}"
+    device = "" if machine.get("device", "cpu") == "cpu" else f", {machine['device']}"
     return (
         f"`{found['command']}`\n\n{machine['system']}, {machine['cores']} cores{device}, load "
         f"{machine['load_at_start']:g} at the start; {packages}."

@@ -9,7 +9,6 @@ weights: an SVD.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +16,8 @@ from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
+
+from rankjax._linear_algebra import cores
 
 _BLOCK = 2**22  # entries that are copied to float64 at a time
 _FEWEST_POINTS = 8  # of a fit
@@ -118,7 +119,7 @@ def _one_thread_each() -> Iterator[int]:
         yield 1
         return
     with threadpool_limits(1, "blas"):
-        yield min(os.cpu_count() or 1, 16)
+        yield min(cores(), 16)
 
 
 @dataclass(frozen=True)

@@ -42,3 +42,4 @@ from rankjax.training._penalties import nuclear_penalty as nuclear_penalty
 from rankjax.training._penalties import rank_sparse_penalty as rank_sparse_penalty
 from rankjax.training._penalties import schatten_penalty as schatten_penalty
 from rankjax.training._penalties import stable_rank_penalty as stable_rank_penalty
+from rankjax.training._schatten_flow import SchattenFlow as SchattenFlow

@@ -78,6 +78,17 @@ def apply_schatten_flow(
     return _after(structure, _Flow(), weight, {"p": p, "eps": eps}, every, "weight")
 
 
+def every_step_flow(
+    structure: StructureOrFunction, weight: PerLayer, *, p: Number, eps: Number, times: Whole
+) -> optax.GradientTransformationExtraArgs:
+    """The flow of ``times`` steps at every step: see ``SchattenFlow``."""
+    check_non_negative(weight, "weight")
+    steps = whole(times, "every")
+    if not isinstance(steps, int):
+        raise ValueError(f"every: got {times!r}, must be a number here and no array")
+    return _after(structure, _Flow(steps), weight, {"p": p, "eps": eps}, 1, "weight")
+
+
 def proximal_schatten(
     structure: StructureOrFunction, weight: PerLayer, *, p: Number, every: Whole | None = None
 ) -> optax.GradientTransformationExtraArgs:
@@ -198,10 +209,20 @@ class _Towards(Rule):
 
 @dataclass(frozen=True)
 class _Flow(_Towards):
+    times: int = 1  # of the steps that ``every`` counts
+
+    def scale(self, layer: Layer) -> float:
+        del layer
+        return float(self.times)
+
     def goal(self, batch: Array, strength: Array, numbers: Mapping[str, Any]) -> Array:
         every = numbers["every"]
-        p, eps = (jnp.full_like(strength, numbers[name]) for name in ("p", "eps"))
-        steps = every if isinstance(every, int) else PARTS
+        # What is known stays known: it decides how the flow is computed.
+        p, eps = (
+            number if constant(number) else jnp.full_like(strength, number)
+            for number in (numbers["p"], numbers["eps"])
+        )
+        steps = every * self.times if isinstance(every, int) else PARTS
         return schatten_flow(batch, p=p, weight=strength, eps=eps, steps=steps)
 
 

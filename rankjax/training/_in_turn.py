@@ -10,6 +10,7 @@ results of all of them at a time, more memory than a training step itself, and g
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +24,8 @@ from rankjax._explicit_axes import automatic
 from rankjax.network import Layer, Structure
 from rankjax.network.internal import LARGE, spread
 
+#: Entries of large matrices of one shape that accelerators hold a few times at once (64 MiB each).
+AT_ONCE = 2**24
 #: ``(batch (k, m, n), kept, index (k,), *operands) -> (what to add to the batch, the next kept)``;
 #: transposing the matrices transposes what is added.
 Change = Callable[..., tuple[Array, Any]]
@@ -120,7 +123,9 @@ def add_changes(
         leaf = at_least_float32(leaf)
         return leaf + step.astype(leaf.dtype) if after_step else leaf
 
-    if group.loop and len(layers) > 1 and _in_place(leaves, steps):
+    def in_place(
+        leaves: Sequence[Array], steps: Sequence[Array], kept: Any, operands: Any, ready: Array
+    ) -> tuple[list[Array], Any]:
         steps = [held(step, ready) for step in steps]
         return _loop_in_place(layers, seen, leaves, steps, change, kept, operands)
 
@@ -139,19 +144,26 @@ def add_changes(
         found = jnp.split(batch, np.cumsum([len(part) for part in parts])[:-1])
         return [leaf_of(layer, x) for layer, x in zip(layers, found, strict=True)], kept
 
-    found, kept = all_changes(list(leaves), list(steps), kept, operands, ready)
-    return [step + by.astype(step.dtype) for step, by in zip(steps, found, strict=True)], kept
+    def added(
+        leaves: Sequence[Array], steps: Sequence[Array], kept: Any, operands: Any, ready: Array
+    ) -> tuple[list[Array], Any]:
+        found, kept = all_changes(leaves, steps, kept, operands, ready)
+        return [step + by.astype(step.dtype) for step, by in zip(steps, found, strict=True)], kept
+
+    given = (list(leaves), list(steps), kept, operands, ready)
+    if group.loop and len(layers) > 1 and _in_place(leaves, steps):
+        # In place takes a condition per leaf and pass: on accelerators every condition is a wait,
+        # and a copy of all leaves the lesser evil.
+        return jax.lax.platform_dependent(*given, cpu=in_place, default=added)
+    return added(*given)
 
 
 def _in_place(leaves: Sequence[Array], steps: Sequence[Array]) -> bool:
-    """Whether each step is written where it is, which takes a condition per leaf and pass.
-
-    On accelerators every condition is a wait, and a copy of all leaves the lesser evil.
-    """
+    """Whether each step can be written where it is."""
     arrays = (*leaves, *steps)
     explicit = any(AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types for x in arrays)
     one_dtype = len({x.dtype for x in leaves}) == len({x.dtype for x in steps}) == 1
-    return jax.default_backend() == "cpu" and one_dtype and not explicit
+    return one_dtype and not explicit
 
 
 def _loop_in_place(
@@ -200,10 +212,24 @@ def _loop_in_place(
 def _one_by_one(
     change: Change, batch: Array, kept: Any, index: Array, operands: Sequence[Any]
 ) -> tuple[Array, Any]:
-    """``change`` of a batch, large matrices one after another, each written over the matrix."""
+    """``change`` of a batch, large matrices one after another, each written over the matrix.
+
+    On accelerators a loop costs launches and, in a branch, a wait for the host: there what fits
+    into ``AT_ONCE`` goes at once.
+    """
     count, m, n = batch.shape
     if count == 1 or m * n < LARGE:
         return change(batch, kept, index, *operands)
+    loop = partial(_loop, change)
+    if batch.size > AT_ONCE:
+        return loop(batch, kept, index, *operands)
+    return jax.lax.platform_dependent(batch, kept, index, *operands, cpu=loop, default=change)
+
+
+def _loop(
+    change: Change, batch: Array, kept: Any, index: Array, *operands: Any
+) -> tuple[Array, Any]:
+    count = len(batch)
 
     def one(k: Array, carry: tuple[Array, Any]) -> tuple[Array, Any]:
         mine = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, k, 1), (carry, index))

@@ -158,7 +158,7 @@ def test_singular_values_have_a_finite_first_derivative_everywhere():
     check_grads(jax.jit(rm.singular_values), (a,), order=2, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["svd", "gram", "rational", "newton_schulz", "auto"])
+@pytest.mark.parametrize("method", ["svd", "gram", "rational", "newton_schulz", "ladder", "auto"])
 def test_a_third_derivative_is_refused_with_a_reason(method):
     f = lambda x: rm.schatten_power(x, p=0.5, eps=0.1, method=method)  # noqa: E731
     second = jax.grad(lambda x: jnp.sum(jax.grad(f)(x) ** 2))

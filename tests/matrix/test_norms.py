@@ -114,7 +114,7 @@ def test_up_to_the_largest_float32(fraction):
     for name in sorted(set(ALL) - {"norm", "frobenius"}):  # which overflow
         degree = 0.5 if name in ("power", "smoothed") else DEGREE.get(name, 0)
         np.testing.assert_allclose(np.float64(found[name]) / scale**degree, base[name], rtol=1e-5)
-    for method in ("gram", "rational", "newton_schulz"):
+    for method in ("gram", "rational", "newton_schulz", "ladder"):
         f = lambda x, m=method: rm.schatten_power(x, p=0.5, eps=0.05, method=m)  # noqa: E731  # pyright: ignore[reportArgumentType]
         value, slope = jax.value_and_grad(f)(large)
         exact, expected = jax.value_and_grad(f)(a)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Literal, get_args
 
 import jax
@@ -17,16 +17,16 @@ from rankjax._linear_algebra import anywhere
 from rankjax.matrix._derivative_rule import Engine
 from rankjax.matrix._scalar_power import EpsMode, SchattenPower
 from rankjax.matrix._scaling import gram_floor
-from rankjax.matrix.engines import _newton_schulz
+from rankjax.matrix.engines import _ladder, _newton_schulz
 from rankjax.matrix.engines._gram import GRAM, GRAM_POLISHED
+from rankjax.matrix.engines._ladder import LADDER
 from rankjax.matrix.engines._rational import LEAST_EPS, RATIONAL
 from rankjax.matrix.engines._svd import SVD_ENGINE
 
-Method = Literal["auto", "svd", "gram", "rational", "newton_schulz"]
+Method = Literal["auto", "svd", "gram", "rational", "newton_schulz", "ladder"]
 METHODS: tuple[Method, ...] = get_args(Method)
 RATIONAL_FROM = 256  # below, one eigh is over before the many small products are
-NEWTON_SCHULZ_TO = 2048  # from there on fewer products win, below fewer and larger steps
-RATIONAL_P = 0.5  # below, rounding would do more than 1e-3 where many singular values vanish
+FAST_P = 0.5  # below, rounding would do more than 1e-3 where many singular values vanish
 
 
 def threshold(dtype: jnp.dtype) -> float:
@@ -75,33 +75,34 @@ def resolve(
         return SVD_ENGINE
     if method == "gram":
         return GRAM
-    if method in ("rational", "newton_schulz"):
+    if method in ("rational", "newton_schulz", "ladder"):
         if p is not None and not 0 < p < 2:
             raise ValueError(f"p must be in (0, 2) for method={method!r}, got {p}")
         if eps == 0:
             raise ValueError(f"eps must be > 0 for method={method!r}, got 0")
         if method == "newton_schulz":
             return _newton_schulz.engine(p, relative)
-        return RATIONAL if p is not None else IN_RANGE
+        return in_range(RATIONAL if method == "rational" else LADDER, 0, p)
     least = threshold(dtype)
     if eps == 0 or (relative is not None and relative < least):
         return SVD_ENGINE
-    fast = _fast(shape, dtype, p, relative)
+    fast = _fast(shape, dtype, p)
     return fast if relative is not None else smoothed_enough(fast, least)
 
 
-def _fast(
-    shape: tuple[int, ...], dtype: jnp.dtype, p: float | None, relative: float | None
-) -> Engine:
-    smaller = min(shape[-2:])
-    on_cpu = jax.default_backend() == "cpu"
-    if dtype != jnp.float32 or (on_cpu and smaller < RATIONAL_FROM):
+def _fast(shape: tuple[int, ...], dtype: jnp.dtype, p: float | None) -> Engine:
+    if dtype != jnp.float32:
         return _gram(p)
-    if not on_cpu and p == 1 and smaller < NEWTON_SCHULZ_TO:
-        return _newton_schulz.engine(p, relative)
+    small = min(shape[-2:]) < RATIONAL_FROM
+    on_cpu = _gram(p) if small else in_range(RATIONAL, FAST_P, p)
+    return by_platform(on_cpu, in_range(LADDER, FAST_P, p))
+
+
+def in_range(engine: Engine, least: float, p: float | None) -> Engine:
+    """The engine where it is exact, which is seen at run time if p is not known."""
     if p is None:
-        return BY_EXPONENT
-    return RATIONAL if RATIONAL_P <= p < 2 else _gram(p)
+        return _where(_exponent_from(least), engine, GRAM_POLISHED)
+    return engine if least <= p < 2 else _gram(p)
 
 
 def _gram(p: float | None) -> Engine:
@@ -112,6 +113,7 @@ _LEAST_EPS: dict[str, Callable[[jnp.dtype], float]] = {
     "gram": gram_floor,
     "rational": lambda _: LEAST_EPS,
     "newton_schulz": _newton_schulz.floor,
+    "ladder": lambda _: _ladder.LEAST_EPS,
 }
 
 Condition = Callable[[SchattenPower, Array, Array, Array], Array]
@@ -137,7 +139,10 @@ def _where(condition: Condition, then: Engine, otherwise: Engine) -> Engine:
     return Engine(choose("value"), choose("first"), choose("second"), for_p)
 
 
+@cache
 def _exponent_from(least: float) -> Condition:
+    """For a p that is seen when the program runs: whether an engine is exact there, and defined."""
+
     def inside(function: SchattenPower, a: Array, p: Array, eps: Array) -> Array:
         del function, a, eps
         return (p >= least) & (p <= 2)
@@ -145,9 +150,24 @@ def _exponent_from(least: float) -> Condition:
     return inside
 
 
-# For a p that is seen when the program runs: where it is exact, and where it is defined.
-BY_EXPONENT = _where(_exponent_from(RATIONAL_P), RATIONAL, GRAM_POLISHED)
-IN_RANGE = _where(_exponent_from(0), RATIONAL, GRAM_POLISHED)
+@cache
+def by_platform(on_cpu: Engine, elsewhere: Engine) -> Engine:
+    """The engine of the device that the program is compiled for, which need not be the default."""
+    if on_cpu is elsewhere:
+        return on_cpu
+
+    def choose(name: str):
+        def run(function: SchattenPower, *arguments: Array):
+            both = (partial(getattr(e, name), function) for e in (on_cpu, elsewhere))
+            cpu, default = both
+            return jax.lax.platform_dependent(*arguments, cpu=cpu, default=default)
+
+        return run
+
+    for_p = None
+    if on_cpu.for_p or elsewhere.for_p:
+        for_p = by_platform(on_cpu.for_p or on_cpu, elsewhere.for_p or elsewhere)
+    return Engine(choose("value"), choose("first"), choose("second"), for_p)
 
 
 @cache

@@ -21,6 +21,7 @@ compiled grows with the number of halvings and not with the number of blocks.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -44,15 +45,25 @@ def sum_of_inverses(m: Array, shifts: Array, weights: Array) -> tuple[Array, Arr
         ``(..., n, n)`` and ``(..., k, n)``. Products of matrices: about ``0.86 k`` of ``m`` and
         ``m``. No derivative (callers bring a rule).
     """
+    return jax.lax.platform_dependent(
+        m,
+        shifts,
+        weights,
+        cpu=partial(_sum_of_inverses, _ON_CPU),
+        default=partial(_sum_of_inverses, _ON_ACCELERATORS),
+    )
+
+
+def _sum_of_inverses(plan: _Plan, m: Array, shifts: Array, weights: Array) -> tuple[Array, Array]:
     count = shifts.shape[-1]
-    width = count if count * m.size <= _plan().at_once else 1
+    width = count if count * m.size <= plan.at_once else 1
     blocks = _blocks(m)
 
     def cut(x: Array) -> Array:
         return jnp.moveaxis(x.reshape(*x.shape[:-1], count // width, width), -2, 0)
 
     def some(total: Blocks, given: tuple[Array, Array]) -> tuple[Blocks, Array]:
-        added, diagonals = _sum_of_blocks(*blocks, *given)
+        added, diagonals = _sum_of_blocks(plan, *blocks, *given)
         return jax.tree.map(jnp.add, total, added), diagonals
 
     zeros = jax.tree.map(jnp.zeros_like, blocks)
@@ -62,16 +73,16 @@ def sum_of_inverses(m: Array, shifts: Array, weights: Array) -> tuple[Array, Arr
 
 
 def _sum_of_blocks(
-    a: Array, b: Array, d: Array, shifts: Array, weights: Array
+    plan: _Plan, a: Array, b: Array, d: Array, shifts: Array, weights: Array
 ) -> tuple[Blocks, Array]:
     """The first halving for all shifts ``(..., k)``: sums of the blocks, and the diagonals."""
     h, rest = a.shape[-1], d.shape[-1]
     batch, count = a.shape[:-2], shifts.shape[-1]
     shift = shifts[..., None, None]
     a, d = (x[..., None, :, :] + shift * identity(x)[..., None, :, :] for x in (a, d))
-    root, inverse = _root_and_inverse(a)
+    root, inverse = _root_and_inverse(plan, a)
     t = matmul(root.reshape(*batch, count * h, h), transpose(b)).reshape(*batch, count, h, rest)
-    _, schur = _root_and_inverse(d - matmul(transpose(t), t))
+    _, schur = _root_and_inverse(plan, d - matmul(transpose(t), t))
     y = matmul(transpose(t), root)
     x = matmul(schur, y)
     diagonal = jnp.diagonal(inverse, axis1=-2, axis2=-1) + jnp.sum(x * y, axis=-2)
@@ -98,11 +109,11 @@ def _joined(a: Array, b: Array, c: Array, d: Array) -> Array:
     return jnp.concatenate([above, below], -2)
 
 
-def _root_and_inverse(m: Array) -> tuple[Array, Array]:
+def _root_and_inverse(plan: _Plan, m: Array) -> tuple[Array, Array]:
     """``K`` with ``K^T K = m^-1`` (lower triangular: of the Cholesky factor), and ``m^-1``."""
     n = m.shape[-1]
-    if n <= _plan().base:
-        root = _plan().root(m)
+    if n <= plan.base:
+        root = plan.root(m)
         return root, matmul(transpose(root), root)
     a, b, d = _blocks(_even(m))
 
@@ -110,7 +121,7 @@ def _root_and_inverse(m: Array) -> tuple[Array, Array]:
         t = matmul(b, transpose(root))
         return d - matmul(t, transpose(t)), t
 
-    root, inverse, low, schur, t = (_looped if _plan().looped else _unrolled)(a, b, to_schur)
+    root, inverse, low, schur, t = (_looped if plan.looped else _unrolled)(plan, a, b, to_schur)
     z = matmul(low, matmul(t, root))
     x = -matmul(transpose(low), z)
     inverse = _joined(inverse + matmul(transpose(z), z), transpose(x), x, schur)
@@ -129,19 +140,19 @@ def _even(m: Array) -> Array:
 ToSchur = Callable[[Array], tuple[Array, Array]]
 
 
-def _unrolled(a: Array, _: Array, to_schur: ToSchur) -> tuple[Array, ...]:
+def _unrolled(plan: _Plan, a: Array, _: Array, to_schur: ToSchur) -> tuple[Array, ...]:
     """Root and inverse of ``A``, the same of ``S``, and ``T^T = B K^T``."""
-    root, inverse = _root_and_inverse(a)
+    root, inverse = _root_and_inverse(plan, a)
     block, t = to_schur(root)
-    return root, inverse, *_root_and_inverse(block), t
+    return root, inverse, *_root_and_inverse(plan, block), t
 
 
-def _looped(a: Array, b: Array, to_schur: ToSchur) -> tuple[Array, ...]:
+def _looped(plan: _Plan, a: Array, b: Array, to_schur: ToSchur) -> tuple[Array, ...]:
     """The same by two rounds of a loop; ``a`` and ``b`` stand for what is not known before."""
 
     def step(i: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
         block, t, _, _, *before = state
-        root, inverse = _root_and_inverse(block)
+        root, inverse = _root_and_inverse(plan, block)
         block, t = jax.lax.cond(i == 0, lambda: to_schur(root), lambda: (block, t))
         return block, t, *before, root, inverse
 
@@ -189,7 +200,3 @@ class _Plan(NamedTuple):
 # Measured by the whole engine (benchmarks/schatten.py) on two cores and on an H100.
 _ON_CPU = _Plan(_by_elimination, 64, 4 * 2**20, looped=True)
 _ON_ACCELERATORS = _Plan(inverse_root, 512, 128 * 2**20, looped=False)
-
-
-def _plan() -> _Plan:
-    return _ON_CPU if jax.default_backend() == "cpu" else _ON_ACCELERATORS

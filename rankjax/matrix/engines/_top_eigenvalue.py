@@ -19,20 +19,28 @@ _STEPS = 24
 
 
 def units(
-    function: SchattenPower, m: Array, unit: Array, eps: Array, least: float
+    function: SchattenPower,
+    m: Array,
+    unit: Array,
+    eps: Array,
+    least: float,
+    *,
+    unrolled: bool = False,
 ) -> tuple[Array, Array, Array]:
     """``sigma_1``, what to divide by (``unit_of``), and eps in that, at least ``least``.
 
     The first two are in ``unit`` again, as the Gram matrix ``m`` is.
     """
-    top = jnp.sqrt(top_eigenvalue(m))
+    top = jnp.sqrt(top_eigenvalue(m, unrolled=unrolled))
     absolute = function.eps_mode == "absolute"
     scale = unit_of(function, top, eps / unit)
     return top, scale, jnp.maximum(eps / (unit * scale) if absolute else eps, least)
 
 
-def top_eigenvalue(m: Array) -> Array:
+def top_eigenvalue(m: Array, *, unrolled: bool = False) -> Array:
     """``(...)`` of positive semidefinite ``m``: a lower bound but for rounding, within about 1e-3.
+
+    ``unrolled``: without a loop, which compiles longer, and on a GPU can be part of a CUDA graph.
 
     Lanczos by its three-term recurrence. The vectors are not kept orthogonal: what comes back of a
     direction that has converged is a copy of its eigenvalue, never a larger one (Paige, "Accuracy
@@ -54,7 +62,9 @@ def top_eigenvalue(m: Array) -> Array:
 
     first, _ = _normal(_normal(start)[0] + _normal(rough)[0])
     state = (jnp.zeros_like(first), first, jnp.zeros_like(first[..., :1]))
-    _, (diagonal, beside) = jax.lax.scan(step, state, length=min(_STEPS, n))
+    _, (diagonal, beside) = jax.lax.scan(
+        step, state, length=min(_STEPS, n), unroll=min(_STEPS, n) if unrolled else 1
+    )
     diagonal, beside = jnp.moveaxis(diagonal, 0, -1), jnp.moveaxis(beside, 0, -1)
     upper = _above(beside)
     small = diagonal[..., None] * identity(upper) + upper + transpose(upper)
@@ -66,7 +76,7 @@ def top_eigenvalue(m: Array) -> Array:
         power = power / jnp.where(scale == 0, 1, scale)
         return matmul(power, power)
 
-    power = jax.lax.fori_loop(0, jnp.finfo(m.dtype).nmant // 2, square, small)
+    power = jax.lax.fori_loop(0, jnp.finfo(m.dtype).nmant // 2, square, small, unroll=unrolled)
     x, _ = _normal(jnp.sum(power, axis=-1))
     return jnp.sum(x * _image(small, x), axis=-1)
 

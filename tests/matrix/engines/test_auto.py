@@ -10,8 +10,9 @@ import pytest
 import rankjax.matrix as rm
 from rankjax.matrix._derivative_rule import spectral_first
 from rankjax.matrix._scalar_power import SchattenPower
-from rankjax.matrix.engines import _auto, _newton_schulz, resolve, threshold
+from rankjax.matrix.engines import _auto, resolve, threshold
 from rankjax.matrix.engines._gram import GRAM, GRAM_POLISHED
+from rankjax.matrix.engines._ladder import LADDER
 from rankjax.matrix.engines._rational import RATIONAL
 from rankjax.matrix.engines._svd import SVD_ENGINE
 from tests.matrix.matrices import with_spectrum
@@ -43,6 +44,10 @@ def value_and_grad(method, a, p, eps):
         (jnp.float32, "gram", 1.0, 1e-3),
         (jnp.float32, "newton_schulz", 1.0, 1e-3),
         (jnp.float32, "newton_schulz", 0.5, 3e-3),
+        (jnp.float32, "ladder", 0.3, 1e-3),
+        (jnp.float32, "ladder", 0.5, 3e-4),
+        (jnp.float32, "ladder", 1.0, 2e-4),
+        (jnp.float64, "ladder", 1.9, 2e-4),
     ],
 )
 def test_gradients_of_the_fast_engines(dtype, method, p, tolerance):
@@ -84,7 +89,7 @@ def test_scale_is_no_matter_in_float32():
             np.testing.assert_allclose(found, unit, atol=2e-4)
 
 
-LEAST = {"gram": 1.4901161e-08, "rational": 8e-3, "newton_schulz": 1e-5}
+LEAST = {"gram": 1.4901161e-08, "rational": 8e-3, "newton_schulz": 1e-5, "ladder": 8e-3}
 
 
 @pytest.mark.parametrize("method", LEAST)
@@ -112,20 +117,39 @@ def choose(**change):
     return resolve("auto", **(call | change))
 
 
-def test_auto_follows_its_docstring_on_cpu():
-    least = threshold(jnp.float32)
-    assert choose() is GRAM_POLISHED
+def test_auto_follows_its_docstring():
+    least, on = threshold(jnp.float32), _auto.by_platform
     assert choose(eps=0.0) is SVD_ENGINE
     assert choose(eps=1e-3) is SVD_ENGINE
     assert choose(eps=1e-3, dtype=jnp.float64, p=1.5) is GRAM
-    assert choose(p=1.0) is GRAM
-    assert choose(eps=None) is _auto.smoothed_enough(GRAM_POLISHED, least)
+    assert choose(dtype=jnp.float64) is GRAM_POLISHED
+    assert choose() is on(GRAM_POLISHED, LADDER)
+    assert choose(p=1.0) is on(GRAM, LADDER)
+    assert choose(p=0.49) is GRAM_POLISHED
+    assert choose(eps=None) is _auto.smoothed_enough(on(GRAM_POLISHED, LADDER), least)
     large = {"shape": (3, 512, 256)}
-    assert choose(**large) is choose(**large, p=1.9) is RATIONAL
+    assert choose(**large) is choose(**large, p=1.9) is on(RATIONAL, LADDER)
     assert choose(**large, p=0.49) is GRAM_POLISHED
-    assert choose(**large, p=None) is _auto.BY_EXPONENT
-    assert choose(**large, eps=None) is _auto.smoothed_enough(RATIONAL, least)
+    expected = on(_auto.in_range(RATIONAL, 0.5, None), _auto.in_range(LADDER, 0.5, None))
+    assert choose(**large, p=None) is expected
+    assert choose(**large, eps=None) is _auto.smoothed_enough(on(RATIONAL, LADDER), least)
     assert choose(**large, p=3.0) is choose(**large, p=1.0, dtype=jnp.float64) is GRAM
+
+
+def test_an_engine_is_that_of_the_platform_that_is_compiled_for():
+    """Whatever the default device: on accelerators there is no decomposition."""
+    a = jnp.zeros((40, 30), jnp.float32)
+    functions = {
+        "power": jax.grad(partial(rm.schatten_power, p=0.5, eps=0.01)),
+        "flow": partial(rm.schatten_flow, p=0.5, eps=0.01, weight=0.1),
+    }
+    for function in functions.values():
+        traced = jax.jit(function).trace(a)
+        on_gpu, on_cpu = (
+            traced.lower(lowering_platforms=(platform,)).as_text() for platform in ("cuda", "cpu")
+        )
+        assert "syevd" in on_cpu
+        assert "sol" not in on_gpu.replace("resol", "")
 
 
 @pytest.mark.parametrize(("p", "engine"), [(0.3, GRAM), (0.7, RATIONAL), (2.5, GRAM)])
@@ -137,7 +161,7 @@ def test_auto_looks_at_a_traced_p_when_the_program_runs(p, engine):
         exponent, eps = jnp.full(3, p), jnp.full(3, 0.05)
         return spectral_first(function, engine, STACK, exponent, eps).gradient
 
-    found = gradient(_auto.BY_EXPONENT, p)
+    found = gradient(_auto.in_range(RATIONAL, 0.5, None), p)
     np.testing.assert_allclose(found, gradient(engine, p), rtol=1e-9, atol=1e-11)
     other = GRAM if engine is RATIONAL else RATIONAL
     assert np.abs(found - gradient(other, p)).max() > 1e-5
@@ -150,17 +174,6 @@ def test_under_vmap_a_choice_at_run_time_stays_one():
     assert " cond[" in str(jax.make_jaxpr(mapped)(a, 0.05))
     expected = jnp.stack([f(x, 0.05) for x in a])
     np.testing.assert_allclose(mapped(a, 0.05), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_auto_follows_its_docstring_on_an_accelerator(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert choose() is choose(p=1.5) is RATIONAL
-    assert choose(p=1) is choose(p=1.0) is _newton_schulz.engine(1.0, 0.01)
-    assert choose(p=1.0, shape=(2048, 4096)) is RATIONAL
-    assert choose(p=None) is _auto.BY_EXPONENT
-    assert choose(p=0.49) is GRAM_POLISHED
-    assert choose(p=3.0) is choose(p=1.0, dtype=jnp.float64) is GRAM
-    assert choose(eps=1e-3) is SVD_ENGINE
 
 
 @pytest.mark.parametrize("eps_mode", ["relative", "absolute"])
@@ -204,6 +217,7 @@ def test_the_square_needs_no_decomposition(p, shape):
         ({"eps": 0.0, "method": "newton_schulz"}, "eps must be > 0"),
         ({"p": 2.5, "eps": 0.1, "method": "rational"}, r"p must be in \(0, 2\)"),
         ({"eps": 0.0, "method": "rational"}, "eps must be > 0"),
+        ({"p": 2.5, "eps": 0.1, "method": "ladder"}, r"p must be in \(0, 2\)"),
         ({"axes": (0, 0)}, "same axis twice"),
         ({"axes": (0, 2)}, "axes must be"),
         ({"axes": 1}, "axes must be"),

@@ -36,7 +36,7 @@ def value_and_grad(a, p, eps, method, eps_mode="relative"):
 def base(request, monkeypatch):
     """Small blocks by elimination, as on CPU, or by Cholesky, as on accelerators."""
     plan = _shifted_inverses._ON_CPU._replace(root=request.param)
-    monkeypatch.setattr(_shifted_inverses, "_plan", lambda: plan)
+    monkeypatch.setattr(_shifted_inverses, "_ON_CPU", plan)
 
 
 @pytest.mark.parametrize("n", [1, 2, 32, 33, 70])
