@@ -143,7 +143,7 @@ class Measured:
         """``|A_l - M_l|_F`` of each layer; derivative 0 at 0."""
         return self._frobenius(self.sigma_moved)
 
-    def numerical_rank(self, rtol: float | None = None) -> Array:
+    def numerical_rank(self, rtol: ArrayLike | None = None) -> Array:
         """Number of singular values above ``rtol`` times the largest, summed over parallel ones.
 
         The default tolerance is ``max(out, in) * machine epsilon``.

@@ -309,7 +309,7 @@ def test_other_parameters(network):
         (jax.tree.map(lambda a: a + jnp.inf, params), "^params: the weights must be finite"),
         ({"inner": inner}, "^params has no leaf 'outer/kernel'"),
         ({}, "^params has no leaf"),
-        (None, "^params has no leaf"),
+        (None, "^params: got a tree without arrays"),
         ({**params, "inner": {**inner, "bias": 1.0}}, r"^params\['inner/bias'\]: got the Python"),
         ({**params, "inner": {**inner, "bias": jnp.ones(21)}}, "^apply: must take params and x"),
         ({**params, "inner": {**inner, "bias": jnp.ones(1)}}, "^reference: lacks"),
