@@ -16,11 +16,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-# Most of the time of most tests is XLA's. Without its fusion emitters a third of that is saved; with
-# jaxlib 0.11 there is no choice any more (unknown flags end the process), and most optimizations are
-# left out instead. Not both: together they made a second derivative wrong (test_log_det.py).
-OLD_EMITTERS = tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11)
-if OLD_EMITTERS:
+# Most of the time of most tests is XLA's. Without its fusion emitters a third of that is saved.
+# With jaxlib 0.11 there is no choice any more, and unknown flags end the process.
+if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
     )
@@ -30,6 +28,9 @@ import jax
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Otherwise most optimizations are left out. Not both: together they made a second derivative wrong
+# (test_log_det.py).
+OLD_EMITTERS = "xla_cpu_use_fusion_emitters" in os.environ.get("XLA_FLAGS", "")
 jax.config.update("jax_disable_most_optimizations", not OLD_EMITTERS)
 
 from tests import annotations  # noqa: E402 - after the types are set

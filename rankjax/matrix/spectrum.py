@@ -96,7 +96,7 @@ def power_sum(
 
 
 def numerical_rank(
-    sigma: Float[Array, "*batch k"], /, *, rtol: float | None = None
+    sigma: Float[Array, "*batch k"], /, *, rtol: ArrayLike | None = None
 ) -> Float[Array, "*batch"]:
     """How many ``sigma_i > rtol * sigma_1``, as ``sigma``'s dtype; NaN for a NaN spectrum.
 
