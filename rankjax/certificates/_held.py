@@ -76,7 +76,7 @@ def held_by(closed: ClosedJaxpr, constants: Sequence[Any] = ()) -> Held:
         for atom in atoms:
             if is_literal(atom) and np.size(atom.val) > 1:
                 arrays[id(atom.val)] = atom.val
-            elif is_literal(atom) and np.any(np.asarray(atom.val) != 0):
+            elif is_literal(atom) and (np.any(atom.val != 0) or np.any(np.signbit(atom.val))):
                 scalars += 1
 
     def look(jaxpr: Jaxpr, consts: Sequence[Any]) -> None:

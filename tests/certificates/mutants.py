@@ -59,6 +59,7 @@ NEAR = "certificates/_near.py"
 CHECKS, BESIDE = "test_verify.py", "../test_near.py"
 SEEN = "test_certify.py"
 
+LOST = RULES + "::test_no_bound_underflows,test_numbers_that_products_could_lose_are_refused"
 HEADS = "test_grammar.py::test_heads_are_sound_and_tight"
 LOOPS = "test_grammar.py::test_loops_and_results_of_several"
 MUTANTS = [
@@ -204,54 +205,60 @@ MUTANTS = [
         ROUNDING + "::test_sizes_of_products_and_quotients",
     ),
     # Formulas of the nodes.
-    Mutant(NODES, "return f[0] * distance\n", "return distance\n", rule("broadcast_in_dim")),
-    Mutant(NODES, "return f[0] * args[0]\n", "return args[0]\n", rule("mul")),
-    Mutant(NODES, "return f[0] * s[0] * args[0]", "return f[0] * args[0]", rule("mul")),
+    Mutant(NODES, "return times(f[0], distance)\n", "return distance\n", rule("broadcast_in_dim")),
+    Mutant(NODES, "return times(f[0], args[0])\n", "return args[0]\n", rule("mul")),
+    Mutant(NODES, "return times(f[0], s[0], args[0])", "return f[0] * args[0]", rule("mul")),
     Mutant(
         NODES,
-        "return (gain + f[0] * distance) * args[0] + distance * s[0]",
+        "return times(gain + times(f[0], distance), args[0]) + times(distance, s[0])",
         "return gain * args[0] + distance * s[0]",
         HEADS,
     ),
     Mutant(
         NODES,
-        "return (gain + f[0] * distance) * args[0] + distance * s[0]",
+        "return times(gain + times(f[0], distance), args[0]) + times(distance, s[0])",
         "return f[0] * distance * args[0] + distance * s[0]",
         rule("dot_general"),
     ),
     Mutant(
         NODES,
-        "return (gain + f[0] * distance) * args[0] + distance * s[0]",
+        "return times(gain + times(f[0], distance), args[0]) + times(distance, s[0])",
         "return (gain + f[0] * distance) * args[0]",
         rule("dot_general"),
     ),
     Mutant(
         NODES,
-        "return f[0] * a * (s[1] + b) + s[0] * b",
+        "return times(f[0], a, s[1] + b) + times(s[0], b)",
         "return f[0] * a * s[1] + s[0] * b",
         rule("dot_general"),
     ),
     Mutant(
         NODES,
-        "return f[0] * a * (s[1] + b) + s[0] * b",
+        "return times(f[0], a, s[1] + b) + times(s[0], b)",
         "return f[0] * a * (s[1] + b)",
         rule("dot_general"),
     ),
     Mutant(
-        NODES, "return f[0] * a * (s[1] + b) + s[0] * b", "return s[0] * b", rule("dot_general")
+        NODES,
+        "return times(f[0], a, s[1] + b) + times(s[0], b)",
+        "return s[0] * b",
+        rule("dot_general"),
     ),
     Mutant(
         NODES,
-        "jnp.minimum(fa * (b_inf + b), fb * (b_two + b)) * a",
-        "jnp.minimum(fa * b_inf, fb * b_two) * a",
+        "jnp.minimum(times(fa, b_inf + b), times(fb, b_two + b))",
+        "jnp.minimum(fa * b_inf, fb * b_two)",
         rule("mul"),
     ),
     Mutant(
-        NODES, "return first + jnp.minimum(fb * a_inf, fa * a_two) * b", "return first", rule("mul")
+        NODES,
+        "return first + times(jnp.minimum(times(fb, a_inf), times(fa, a_two)), b)",
+        "return first",
+        rule("mul"),
     ),
     Mutant(
         NODES,
-        "jnp.minimum(fb * a_inf, fa * a_two) * b",
+        "jnp.minimum(times(fb, a_inf), times(fa, a_two))",
         "jnp.minimum(a_inf, a_two) * b",
         rule("mul"),
     ),
@@ -282,11 +289,13 @@ MUTANTS = [
     ),
     Mutant(
         NODES,
-        "jnp.where(args[0] == 0, 0.0, slope * args[0])",
+        "jnp.where(args[0] == 0, 0.0, times(slope + TINY, args[0]))",
         "jnp.where(args[0] > 0, slope * args[0], 0.0)",
         RULES + "::test_what_is_not_finite_never_becomes_a_bound",
     ),
-    Mutant(NODES, "(fa * a + fb * b * quotient)", "(fa * a)", rule("div")),
+    Mutant(
+        NODES, "moved = times(fa, a) + times(fb, b, quotient)", "moved = times(fa, a)", rule("div")
+    ),
     Mutant(
         NODES,
         "jnp.where(room > 0, bound, jnp.inf)",
@@ -360,7 +369,7 @@ MUTANTS = [
     Mutant(ACTS, "_always(0.5)", "_always(0.45)", RULES + "::test_constant_of_softmax"),
     Mutant(
         ACTS,
-        "lambda slope: max(1.0, abs(slope))",
+        "lambda slope: _at_least_one(slope)",
         "lambda slope: 1.0",
         RULES + "::test_constants_of_activations",
     ),
@@ -587,6 +596,15 @@ MUTANTS = [
         "(jnp.zeros_like(q), 1 - q))[0]",
         ROUNDING + "::test_kl_inverse_is_the_upper_end_of_its_bracket",
     ),
+    # What underflows.
+    Mutant(NODES, "first = first * other + TINY", "first = first * other", LOST),
+    Mutant(NODES, "unit = jnp.where(unit > 0, unit, 1)", "unit = 1.0", LOST),
+    Mutant(NODES, "times(slope + TINY, args[0])", "times(slope, args[0])", LOST),
+    Mutant(NETWORK, '        check_sizes("params", vector)\n', "", LOST),
+    Mutant(TABLE, "if constant and _beyond(other):", "if False:", LOST),
+    Mutant(TABLE, "if _beyond(divisor):", "if False:", LOST),
+    Mutant(TABLE, "if _beyond(values[1 - side]):", "if False:", LOST),
+    Mutant(ACTS, "abs(number) if not abs(number) <= 1 else 1.0", "max(1.0, abs(number))", LOST),
     # What verify and the guard look at.
     Mutant(VERIFY, "if counted > certificate.errors:", "if False:", CHECKS),
     Mutant(VERIFY, "if certificate.assumptions != told:", "if False:", CHECKS),

@@ -103,12 +103,27 @@ class Leaves:
         vector = np.concatenate(parts)
         if not np.isfinite(vector).all():
             raise ValueError("params: the weights must be finite")
+        check_sizes("params", vector)
         return vector
 
     def leaf(self, vector: Any, number: int) -> Any:
         """One leaf of the vector."""
         start, end = self.starts[number], self.starts[number + 1]
         return vector[start:end].reshape(self.shapes[number])
+
+
+def check_sizes(name: str, weights: np.ndarray) -> None:
+    """Refuse weights whose products with numbers could underflow, or be flushed to 0 on the way.
+
+    Raises:
+        ValueError: for a weight that is neither 0 nor between 1e-100 and 1e100 in size.
+    """
+    sizes = np.abs(weights)
+    beyond = sizes[((sizes < 1e-100) & (sizes > 0)) | (sizes > 1e100)]
+    if beyond.size:
+        raise ValueError(
+            f"{name}: got a weight of size {beyond[0]:g}, must be 0 or from 1e-100 to 1e100"
+        )
 
 
 def _numeric(leaf: Any) -> bool:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -20,6 +22,9 @@ Op = Literal[
     "quotient", "local",
 ]  # fmt: skip
 
+
+#: Added to each product: what underflows in it, or is flushed to 0 as it is subnormal, is smaller.
+TINY = 1e-300
 
 #: Covers the rounding of a chain of sums, products and roots of non-negative numbers. What is
 #: subtracted from a size (``local``, ``quotient``) needs it at once: there errors are enlarged.
@@ -82,34 +87,49 @@ def evaluate(
         case "exact":
             return 0.0
         case "leaf":
-            return f[0] * distance
+            return times(f[0], distance)
         case "scale":
-            return f[0] * args[0]
+            return times(f[0], args[0])
         case "measured":
-            return f[0] * s[0] * args[0]
+            return times(f[0], s[0], args[0])
         case "sum":
-            return sum(a * b for a, b in zip(f, args, strict=True))
+            return sum(times(a, b) for a, b in zip(f, args, strict=True))
         case "join":
-            return root(jnp.asarray(sum((a * b) ** 2 for a, b in zip(f, args, strict=True))))
+            return length([times(a, b) for a, b in zip(f, args, strict=True)])
         case "matrix":
-            return (gain + f[0] * distance) * args[0] + distance * s[0]
+            return times(gain + times(f[0], distance), args[0]) + times(distance, s[0])
         case "bilinear":
             a, b = args
-            return f[0] * a * (s[1] + b) + s[0] * b
+            return times(f[0], a, s[1] + b) + times(s[0], b)
         case "product":
             (a, b), (fa, fb), (a_inf, a_two, b_inf, b_two) = args, f, s
-            first = jnp.minimum(fa * (b_inf + b), fb * (b_two + b)) * a
-            return first + jnp.minimum(fb * a_inf, fa * a_two) * b
+            first = times(jnp.minimum(times(fa, b_inf + b), times(fb, b_two + b)), a)
+            return first + times(jnp.minimum(times(fb, a_inf), times(fa, a_two)), b)
         case "quotient":
             (a, b), (fa, fb), (quotient, smallest) = args, f, s
             room = smallest - b * ROOM
-            bound = (fa * a + fb * b * quotient) / jnp.where(room > 0, room, 1)
+            moved = times(fa, a) + times(fb, b, quotient)
+            bound = moved / jnp.where(room > 0, room, 1) + TINY
             return jnp.where(room > 0, bound, jnp.inf)
         case "local":
             moved = args[0] * ROOM
             slope = SLOPES[node.function](s[0] - moved, s[1] + moved, *f)
-            return jnp.where(args[0] == 0, 0.0, slope * args[0])
+            return jnp.where(args[0] == 0, 0.0, times(slope + TINY, args[0]))
     raise AssertionError(node.op)
+
+
+def times(first: Any, *others: Any) -> Any:
+    """A product from left to right, never below the exact one."""
+    for other in others:
+        first = first * other + TINY
+    return first
+
+
+def length(parts: Sequence[Any]) -> Any:
+    """The 2-norm of some numbers; no square underflows."""
+    unit = jax.lax.stop_gradient(reduce(jnp.maximum, parts))
+    unit = jnp.where(unit > 0, unit, 1)
+    return unit * root(jnp.asarray(sum((part / unit) ** 2 for part in parts)))
 
 
 def root(squares: Array) -> Array:

@@ -106,6 +106,8 @@ class Reader:
         if not isinstance(tag, Entries | Moved) or number_tag is not None:
             return found
         constant = ACTIVATIONS[match.name].constant(float(np.asarray(number)))
+        if not np.isfinite(constant):
+            return found
         rounded = rounding(out, FUNCTION)
         if match.name != "softmax":  # x (1 + tanh x) and x + sqrt(x^2 + 4) cancel at negative x
             rounded = rounded + rounding(value, FUNCTION)

@@ -1,6 +1,7 @@
 """Every rule of the table: never too small, and attained where it is tight."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, get_args
 
 import jax
@@ -464,6 +465,53 @@ def test_what_is_not_finite_never_becomes_a_bound(bad):
             # A matrix and a distance of 0 in front of it do not make it finite either.
             found = evaluate(node, args, sizes[: len(node.slots)], distance=0.0, gain=0.0)
             assert not np.isfinite(float(found)), (node, place)
+
+
+def test_no_bound_underflows():
+    def found(node, args, sizes=(), **more):
+        return Fraction(float(evaluate(node, [jnp.asarray(a) for a in args], sizes, **more)))
+
+    small = Fraction(1, 10**170)
+    pair = Node("join", (0, 1), (1.0, 1.0))
+    assert found(pair, [1e-170, 1e-170]) ** 2 >= 2 * small**2 * (1 - Fraction(1, 10**12))
+    large = jnp.asarray(1e206)
+    for function in ("rsqrt", "log"):
+        local = Node("local", (0,), (), (0, 1), function=function)
+        low = large if function == "rsqrt" else jnp.asarray(5e307)
+        slope = Fraction(1, 2 * 10**309) if function == "rsqrt" else Fraction(1, 5 * 10**307)
+        assert found(local, [1e200], (low, low)) >= slope * 10**200
+    power = Node("local", (0,), (-2.0,), (0, 1), function="integer_pow")
+    assert found(power, [1e100], (jnp.asarray(1e110),) * 2) >= Fraction(2, 10**330) * 10**100
+    quotient = Node("quotient", (0, 1), (1.0, 1.0), (0, 1))
+    sizes = jnp.asarray(1e-200), jnp.asarray(1e-150)
+    assert found(quotient, [0.0, 1e-200], sizes) >= Fraction(1, 10**250)
+    three = Node("measured", (0,), (1e-200,), (0,))
+    assert found(three, [1e300], (jnp.asarray(1e-200),)) >= Fraction(1, 10**100) * (
+        1 - Fraction(1, 10**12)
+    )
+    two = Node("bilinear", (0, 1), (1e-200,), (0, 1))
+    sizes = jnp.asarray(0.0), jnp.asarray(1e300)
+    assert found(two, [1e-200, 0.0], sizes) >= Fraction(1, 10**100) * (1 - Fraction(1, 10**12))
+
+
+def test_numbers_that_products_could_lose_are_refused():
+    def of(apply, weight=1.0):
+        return Network(apply, {"t": np.array([[weight, -1.0]])}, np.ones((1, 1, 1)))
+
+    for weight in (1e-200, 5e-324, -1e101):
+        network = of(lambda p, x: x[0] @ p["t"])
+        with pytest.raises(ValueError, match="params: got a weight of size"):
+            network.leaves.vector({"t": np.array([[weight, -1.0]])})
+    for apply in (
+        lambda p, x: (x[0] @ p["t"]) * 1e308 * 5.9e-309,
+        lambda p, x: (x[0] @ p["t"]) / 1.7e308,
+        lambda p, x: (x[0] @ p["t"]) @ jnp.array([[1.0, 1e-200], [0.0, 1.0]]),
+    ):
+        with pytest.raises(ValueError, match="beyond 1e-150 to 1e150"):
+            of(apply)
+    for activation in (jax.nn.leaky_relu, jax.nn.elu):
+        with pytest.raises(ValueError, match="apply"):
+            of(lambda p, x, f=activation: f(x[0] @ p["t"], jnp.nan))
 
 
 def test_a_divisor_that_may_vanish_leaves_no_example_certain():
