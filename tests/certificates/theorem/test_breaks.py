@@ -263,10 +263,12 @@ def test_classes_that_a_reshape_transposes_are_not_taken_for_themselves():
 
 
 def test_squares_that_underflow_are_not_zero():
-    tiny = {"kernel": BAD * 1e-170}
-    wrong_everywhere(lambda p, x: x @ p["kernel"], tiny, reference={"kernel": GOOD * 1e-170})
+    tiny = {"kernel": BAD * 1e-99}
+    wrong_everywhere(lambda p, x: x @ p["kernel"], tiny, reference={"kernel": GOOD * 1e-99})
+    with pytest.raises(ValueError, match="params: got a weight of size"):
+        wrong_everywhere(lambda p, x: x @ p["kernel"], jax.tree.map(lambda a: a * 1e-71, tiny))
     wrong_everywhere(
-        lambda p, x: ((x * 1e-170) @ p["kernel"]) * 1e170,
+        lambda p, x: ((x * 1e-99 * 1e-71) @ p["kernel"]) * 1e99 * 1e71,
         {"kernel": BAD},
         reference={"kernel": GOOD},
     )
