@@ -21,6 +21,7 @@ from rankjax.certificates.theorem._certificate import (
 )
 from rankjax.certificates.theorem._counting import Counter
 from rankjax.certificates.theorem._distances import distances_length
+from rankjax.certificates.theorem._guard import guard as run_guard
 from rankjax.certificates.theorem._neighbor import Problem, weights_of
 from rankjax.network import Structure
 from rankjax.network.internal import number_of_examples
@@ -117,9 +118,9 @@ def certify_near(
         A ``NearCertificate``; check it with ``verify_near``.
 
     Raises:
-        ValueError: as for ``certify``.
+        ValueError: as for ``certify``, its guard included.
 
-    Not differentiable. Cost: one forward pass of the neighbor in float64.
+    Not differentiable. Cost: one forward pass of the neighbor in float64, and the guard.
 
     Source: derived for this library (documentation, theory).
 
@@ -142,6 +143,8 @@ def certify_near(
     problem, coded, steps = _problem(structure, params, x, apply, neighbor, activations)
     exponents = problem.exponents(coded, steps)
     errors = _count(problem, coded, steps, exponents, x, y, batch_size)
+    distances = problem.check_exponents(exponents, coded, steps)
+    run_guard(problem, Counter(problem.network), coded, distances, x, np.asarray(y))
     draft = NearCertificate(
         value=1.0,
         errors=errors,

@@ -624,6 +624,7 @@ MUTANTS = [
     Mutant(NEAR, "return replace(neighbor)", "return neighbor", BESIDE),
     Mutant(NEAR, "file = Length(((self.bits, 2, 1),))", "file = Length(())", BESIDE),
     Mutant(NEAR, "any(bool(np.any(a)) for a in neighbor.references)", "False", BESIDE),
+    Mutant(NEAR, "    run_guard(problem,", "    (lambda *args: None)(problem,", BESIDE),
     Mutant(GUARD, "if not largest <= 1:", "if False:", SEEN),
     Mutant(GUARD, "jnp.maximum(changes - noise, 0)", "jnp.maximum(changes - noise, 0) * 0", SEEN),
     Mutant(GUARD, "change[place] *= min(", "change[place] *= 0 * min(", SEEN),

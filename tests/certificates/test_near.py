@@ -11,6 +11,7 @@ import pytest
 
 from rankjax.bounds import kl_inverse
 from rankjax.certificates import NearCertificate, certify_near, compress, verify_near
+from rankjax.certificates.theorem import _rules
 from rankjax.network import describe
 from tests.certificates.networks import NETWORKS
 from tests.certificates.theorem.test_certify import APPLY, PARAMS, STRUCTURE, N, X, Y
@@ -140,3 +141,21 @@ def test_what_is_no_file_or_was_changed_in_memory_is_refused():
     neighbor.references[0][...] = 1.0
     with pytest.raises(ValueError, match=r"reference|structure|file"):
         certify_near(STRUCTURE, PARAMS, X, Y, apply=APPLY, neighbor=neighbor)
+
+
+def test_the_guard_sees_a_rule_that_is_wrong(monkeypatch):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(100, 3))
+    params = {"kernel": jnp.asarray(rng.normal(size=(3, 2)))}
+
+    def apply(p, x):
+        return -jnp.tanh(x @ p["kernel"])
+
+    structure = describe(params, apply=apply, example=x)
+    neighbor = compress(structure, params, tolerances=(0.5,))
+    moved = {"kernel": params["kernel"] + 0.1}
+    y = np.asarray(jnp.argmax(apply(moved, x), axis=1))
+    certify_near(structure, moved, x, y, apply=apply, neighbor=neighbor)
+    monkeypatch.setitem(_rules._SLOPES, "neg", 0.01)
+    with pytest.raises(ValueError, match="This is a bug in rankjax"):
+        certify_near(structure, moved, x, y, apply=apply, neighbor=neighbor)
