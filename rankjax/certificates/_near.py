@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -142,9 +142,10 @@ def certify_near(
     neighbor = _fresh(neighbor)
     problem, coded, steps = _problem(structure, params, x, apply, neighbor, activations)
     exponents = problem.exponents(coded, steps)
-    errors = _count(problem, coded, steps, exponents, x, y, batch_size)
     distances = problem.check_exponents(exponents, coded, steps)
-    run_guard(problem, Counter(problem.network), coded, distances, x, np.asarray(y))
+    counter = Counter(problem.network)
+    errors = _count(problem, counter, coded, distances, x, y, batch_size)
+    run_guard(problem, counter, coded, distances, x, np.asarray(y))
     draft = NearCertificate(
         value=1.0,
         errors=errors,
@@ -194,7 +195,9 @@ def verify_near(
     told = problem.assumptions(with_reference=_has_reference(neighbor))
     if certificate.assumptions != told:
         raise ValueError(f"assumptions: got {certificate.assumptions}, must be {told}")
-    counted = _count(problem, coded, steps, certificate.distances, x, y, batch_size)
+    distances = problem.check_exponents(certificate.distances, coded, steps)
+    counter = Counter(problem.network)
+    counted = _count(problem, counter, coded, distances, x, y, batch_size)
     if counted > certificate.errors:
         raise ValueError(f"errors: got {certificate.errors}, counted {counted}")
     return exact
@@ -228,15 +231,13 @@ def _problem(
 
 def _count(
     problem: Problem,
+    counter: Counter,
     coded: np.ndarray,
-    steps: np.ndarray,
-    exponents: Sequence[int | None],
+    distances: np.ndarray,
     x: Any,
     y: Any,
     batch_size: int,
 ) -> int:
-    distances = problem.check_exponents(exponents, coded, steps)
-    counter = Counter(problem.network)
     gains, pairs = counter.norms(coded)
     seen = problem.network.observe(coded, x, y, batch_size=batch_size)
     return int(counter(seen, gains, pairs, distances[None])[0])

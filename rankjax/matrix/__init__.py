@@ -5,8 +5,8 @@ two axes of the matrix, all others are batch. Results have the batch shape (maps
 shape of ``a``) and the dtype of ``a``; float16 and bfloat16 are computed in float32. An empty
 matrix gives 0, a NaN or infinite entry gives NaN for that matrix. ``eps_mode`` is ``"relative"``
 (``eps`` times ``sigma_1``, held constant under differentiation) or ``"absolute"``; ``method`` is
-one of ``"auto"``, ``"svd"``, ``"gram"``, ``"rational"`` and ``"newton_schulz"``, see
-``rankjax.matrix.engines``. Numbers may be traced. Fewer than two axes, wrong ``axes``, a dtype
+one of ``"auto"``, ``"svd"``, ``"gram"``, ``"rational"``, ``"newton_schulz"`` and ``"ladder"``,
+see ``rankjax.matrix.engines``. Numbers may be traced. Fewer than two axes, wrong ``axes``, a dtype
 that is not real floating, an unknown option and a concrete number out of range are a
 ``ValueError``.
 """

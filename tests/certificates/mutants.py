@@ -369,8 +369,8 @@ MUTANTS = [
     Mutant(ACTS, "_always(0.5)", "_always(0.45)", RULES + "::test_constant_of_softmax"),
     Mutant(
         ACTS,
-        "lambda slope: _at_least_one(slope)",
-        "lambda slope: 1.0",
+        "jax.nn.leaky_relu, _at_least_one,",
+        "jax.nn.leaky_relu, lambda slope: 1.0,",
         RULES + "::test_constants_of_activations",
     ),
     Mutant(

@@ -62,12 +62,10 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu": Activation(
         lambda x: jax.nn.gelu(x, approximate=False), _always(1.1290), "slope at sqrt(2)"
     ),
-    "elu": Activation(jax.nn.elu, lambda a: _at_least_one(a), "slope 1, or a exp(x) for x < 0"),
+    "elu": Activation(jax.nn.elu, _at_least_one, "slope 1, or a exp(x) for x < 0"),
     "celu": Activation(jax.nn.celu, lambda a: 1.0, "slope 1, or exp(x/a) for x < 0"),
     "selu": Activation(jax.nn.selu, _always(1.7581), "lambda alpha, for x < 0"),
-    "leaky_relu": Activation(
-        jax.nn.leaky_relu, lambda slope: _at_least_one(slope), "slope 1 or the given one"
-    ),
+    "leaky_relu": Activation(jax.nn.leaky_relu, _at_least_one, "slope 1 or the given one"),
     "softmax": Activation(
         lambda x: jax.nn.softmax(x, axis=-1), _always(0.5), "|diag(p) - p p^T| <= 1/2"
     ),
