@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rankjax._jax_internals import ClosedJaxpr, Jaxpr
 
 _HOST = ("callback", "ffi_call", "custom_call", "outside_call")
+_PRINTS = {"debug_callback", "debug_print"}  # nothing comes back from them
 _NUMBERS_OF = {"integer_pow": ("y",), "gather": ("fill_value",)}  # numbers among the parameters
 
 
@@ -66,7 +67,8 @@ def held_by(closed: ClosedJaxpr, constants: Sequence[Any] = ()) -> Held:
         constants: arrays that were handed in, but are no weights (random keys).
 
     Raises:
-        ValueError: if the function calls out of JAX, where nothing can be counted.
+        ValueError: if the function calls out of JAX, where nothing can be counted, or changes
+            arrays in place.
     """
     arrays: dict[int, Any] = {id(a): a for a in constants}
     scalars = 0
@@ -85,9 +87,13 @@ def held_by(closed: ClosedJaxpr, constants: Sequence[Any] = ()) -> Held:
         note(jaxpr.outvars)
         for eqn in jaxpr.eqns:
             name = eqn.primitive.name
-            if any(part in name for part in _HOST) and name != "debug_callback":
+            if any(part in name for part in _HOST) and name not in _PRINTS:
                 raise ValueError(
                     f"apply: calls out of JAX by {name!r}; what happens there cannot be certified"
+                )
+            if eqn.effects and name not in _PRINTS:
+                raise ValueError(
+                    f"apply: reads or changes a mutable array by {name!r}; must be a pure function"
                 )
             note(eqn.invars)
             scalars += sum(eqn.params.get(p) is not None for p in _NUMBERS_OF.get(name, ()))

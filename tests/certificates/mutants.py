@@ -55,7 +55,7 @@ GUARANTEE, LENGTHS, KL, CONVOLUTION = (
 VERIFY, NEIGHBOR, GUARD = (
     f"certificates/theorem/_{name}.py" for name in ("verify", "neighbor", "guard")
 )
-NEAR = "certificates/_near.py"
+NEAR, HELD = "certificates/_near.py", "certificates/_held.py"
 CHECKS, BESIDE = "test_verify.py", "../test_near.py"
 SEEN = "test_certify.py"
 
@@ -601,6 +601,13 @@ MUTANTS = [
     Mutant(NODES, "unit = jnp.where(unit > 0, unit, 1)", "unit = 1.0", LOST),
     Mutant(NODES, "times(slope + TINY, args[0])", "times(slope, args[0])", LOST),
     Mutant(NETWORK, '        check_sizes("params", vector)\n', "", LOST),
+    Mutant(NETWORK, 'check_sizes("x", np.asarray(leaf))', "pass", LOST),
+    Mutant(
+        HELD,
+        "if eqn.effects and name not in _PRINTS:",
+        "if False:",
+        "test_breaks.py::test_functions_that_change_arrays_in_place_are_refused",
+    ),
     Mutant(TABLE, "if constant and _beyond(other):", "if False:", LOST),
     Mutant(TABLE, "if _beyond(divisor):", "if False:", LOST),
     Mutant(TABLE, "if _beyond(values[1 - side]):", "if False:", LOST),

@@ -112,17 +112,17 @@ class Leaves:
         return vector[start:end].reshape(self.shapes[number])
 
 
-def check_sizes(name: str, weights: np.ndarray) -> None:
-    """Refuse weights whose products with numbers could underflow, or be flushed to 0 on the way.
+def check_sizes(name: str, numbers: np.ndarray) -> None:
+    """Refuse numbers whose products could underflow, or be flushed to 0 on the way.
 
     Raises:
-        ValueError: for a weight that is neither 0 nor between 1e-100 and 1e100 in size.
+        ValueError: for a number that is neither 0 nor between 1e-100 and 1e100 in size.
     """
-    sizes = np.abs(weights)
+    sizes = np.abs(numbers)
     beyond = sizes[((sizes < 1e-100) & (sizes > 0)) | (sizes > 1e100)]
     if beyond.size:
         raise ValueError(
-            f"{name}: got a weight of size {beyond[0]:g}, must be 0 or from 1e-100 to 1e100"
+            f"{name}: got a number of size {beyond[0]:g}, must be 0 or from 1e-100 to 1e100"
         )
 
 
@@ -337,11 +337,15 @@ class Network:
         """One pass of the network with these weights over the sample, in float64.
 
         Raises:
-            ValueError: for labels that do not fit, or values that are not finite.
+            ValueError: for labels that do not fit, values that are not finite, and inputs that are
+                neither 0 nor between 1e-100 and 1e100 in size.
         """
         y = np.asarray(y)
         n = number_of_examples(x, y, batch_size)
         check_labels(y, self.classes)
+        for leaf in jax.tree.leaves(x):
+            if np.asarray(leaf).dtype == np.float64:  # no other type holds such numbers
+                check_sizes("x", np.asarray(leaf))
         gaps, slots = [], []
         with jax.enable_x64(True):
             weights_on_device = jnp.asarray(weights, jnp.float64)

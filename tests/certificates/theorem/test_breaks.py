@@ -265,7 +265,7 @@ def test_classes_that_a_reshape_transposes_are_not_taken_for_themselves():
 def test_squares_that_underflow_are_not_zero():
     tiny = {"kernel": BAD * 1e-99}
     wrong_everywhere(lambda p, x: x @ p["kernel"], tiny, reference={"kernel": GOOD * 1e-99})
-    with pytest.raises(ValueError, match="params: got a weight of size"):
+    with pytest.raises(ValueError, match="params: got a number of size"):
         wrong_everywhere(lambda p, x: x @ p["kernel"], jax.tree.map(lambda a: a * 1e-71, tiny))
     wrong_everywhere(
         lambda p, x: ((x * 1e-99 * 1e-71) @ p["kernel"]) * 1e99 * 1e71,
@@ -307,6 +307,22 @@ def test_functions_that_leave_jax_are_refused():
 
     with pytest.raises(ValueError, match="apply: calls out of JAX by 'pure_callback'"):
         Network(apply, {"kernel": jnp.eye(2)}, X)
+
+
+def test_functions_that_change_arrays_in_place_are_refused():
+    outside = jax.new_ref(jnp.asarray(TABLE))
+
+    def inside(p, x):
+        table = jax.new_ref(p["kernel"] * 1.0)
+        table[...] = table[...] * 2
+        return x @ table[...]
+
+    def beside(p, x):
+        return x.astype(float) @ outside[...].astype(float) @ p["kernel"]
+
+    for apply, kernel in ((inside, TABLE), (beside, np.eye(2))):
+        with pytest.raises(ValueError, match="apply: reads or changes a mutable array by"):
+            Network(apply, {"kernel": jnp.asarray(kernel)}, X)
 
 
 def test_numbers_written_into_apply_are_counted_each_time():

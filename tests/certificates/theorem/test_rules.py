@@ -500,8 +500,10 @@ def test_numbers_that_products_could_lose_are_refused():
 
     for weight in (1e-200, 5e-324, -1e101):
         network = of(lambda p, x: x[0] @ p["t"])
-        with pytest.raises(ValueError, match="params: got a weight of size"):
+        with pytest.raises(ValueError, match="params: got a number of size"):
             network.leaves.vector({"t": np.array([[weight, -1.0]])})
+        with pytest.raises(ValueError, match="x: got a number of size"):
+            network.observe(np.array([1.0, -1.0]), np.full((1, 1, 1), weight), np.array([0]))
     for apply in (
         lambda p, x: (x[0] @ p["t"]) * 1e308 * 5.9e-309,
         lambda p, x: (x[0] @ p["t"]) / 1.7e308,
