@@ -230,7 +230,7 @@ class Network:
                     "apply: must return the logits alone, one array; got "
                     f"{type(shape).__name__} of {len(checked)} arrays"
                 )
-            logits_of_one(jnp.zeros(checked[0].shape))  # refuses other shapes
+            jax.eval_shape(logits_of_one, checked[0])  # refuses other shapes
             self.classes = checked[0].shape[1]
             self._closed: ClosedJaxpr = closed
             passed = [a for a, i in zip(self._constant, self._which, strict=True) if i is None]

@@ -106,11 +106,16 @@ def _rows_kept(moved: Moved, eqn: JaxprEqn, value: Any, out: Any) -> RowForm | N
 
 def move_entries(entries: Entries, eqn: JaxprEqn, values: Sequence[Any]) -> Entries:
     """Apply an equation that moves entries to the numbers of the weights themselves."""
+    places = places_after(entries.index.shape, eqn, values)
+    index, factor = entries.index.ravel()[places], entries.factor.ravel()[places]
+    return Entries(index, factor, entries.products)
+
+
+def places_after(shape: tuple[int, ...], eqn: JaxprEqn, values: Sequence[Any]) -> np.ndarray:
+    """Where each entry of the result of such an equation stood in the operand."""
+    places = np.arange(math.prod(shape)).reshape(shape)
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        index, factor = (
-            bind(eqn, [jnp.asarray(a), *values[1:]]) for a in (entries.index, entries.factor)
-        )
-    return Entries(np.asarray(index), np.asarray(factor), entries.products)
+        return np.asarray(bind(eqn, [jnp.asarray(places), *values[1:]]))
 
 
 def bind(eqn: JaxprEqn, values: Sequence[Any]) -> Any:
@@ -179,10 +184,9 @@ def _gather(rec, eqn, values, tags, out) -> Tag:
     numbers = eqn.params["dimension_numbers"]
     windows = math.prod(np.shape(values[1])[:-1])
     if tags[1] is None:
-        taken = Entries.plain(np.arange(np.size(values[0])).reshape(np.shape(values[0])))
         # What is filled in is no weight, whatever number it is: -1 tells.
         numbered = eqn.replace(params={**eqn.params, "fill_value": -1})
-        index = move_entries(taken, numbered, values).index
+        index = places_after(np.shape(values[0]), numbered, values)
         inside = index[(index >= 0) & (index < np.size(values[0]))]
         if isinstance(tags[0], Entries) and inside.size == index.size:
             return move_entries(tags[0], eqn, values)

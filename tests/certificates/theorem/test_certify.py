@@ -218,5 +218,8 @@ def test_bad_data():
     broken = {**PARAMS, "b": PARAMS["b"].at[0, 0].set(jnp.nan)}
     with pytest.raises(ValueError, match="params: the weights must be finite"):
         certify(STRUCTURE, broken, X, Y, apply=APPLY)
+    infinite = np.where(X > 1, np.inf, X)
+    with pytest.raises(ValueError, match="x: got a number of size inf"):
+        certify(STRUCTURE, PARAMS, infinite, Y, apply=APPLY)
     with pytest.raises(ValueError, match="values on x are not finite"):
-        certify(STRUCTURE, PARAMS, np.where(X > 1, np.inf, X), Y, apply=APPLY)
+        certify(STRUCTURE, PARAMS, infinite.astype(np.float32), Y, apply=APPLY)
