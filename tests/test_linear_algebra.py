@@ -40,6 +40,7 @@ CALLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_many_independent_batches_in_one_jit_cannot_deadlock(name):
     code = MANY_STACKS.format(call=CALLS[name])

@@ -12,6 +12,7 @@ each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path
 
 
 @each_notebook
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the kernel's own libraries
 def test_notebook_runs(path, monkeypatch, tmp_path):
     monkeypatch.setenv("RANKJAX_NOTEBOOK_QUICK", "1")

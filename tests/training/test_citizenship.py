@@ -264,6 +264,7 @@ def test_the_radius_of_a_convolution_bounds_its_linear_map():
         project_spectral_norm(structure, of="x")
 
 
+@pytest.mark.slow
 def test_leaves_of_one_shape_are_the_same_in_a_loop_and_in_a_batch(monkeypatch):
     """Stacks, transposed leaves and single ones, large and small: one result."""
     keys = jax.random.split(jax.random.key(2), 4)
