@@ -13,7 +13,8 @@ from jax.typing import ArrayLike
 
 from rankjax._arguments import concrete, non_negative, one_of
 from rankjax.bounds._facts import Facts, exp, log, total
-from rankjax.bounds._result import BoundResult
+from rankjax.bounds._rank_sparse_explicit import rank_sparse_explicit
+from rankjax.bounds._result import BoundResult, Kind
 from rankjax.matrix import EpsMode, spectrum
 from rankjax.network import Measured, Sample
 
@@ -31,14 +32,17 @@ def rank_sparse(
     *,
     p: ArrayLike | None = None,
     gamma: ArrayLike | None = None,
+    kind: Kind = "dominant",
     form: Form = "plain",
     last_width: int | None = None,
     eps: ArrayLike = 0.0,
     eps_mode: EpsMode = "relative",
+    delta: float = 0.05,
 ) -> BoundResult:
-    r"""Dominant term of the rank-sparse bound: ``sqrt(L / n) R`` (constants and logs dropped).
+    r"""The rank-sparse bound: its dominant term, or a form with every constant.
 
-    With ``w_l = 2 / (p_l + 2)``::
+    ``dominant``: ``sqrt(L / n) R`` (constants and logarithms dropped), not a guarantee. With
+    ``w_l = 2 / (p_l + 2)``::
 
         R^2 = sum_l T_l^{2 (1 - w_l)}  [|A_l - M_l|_{S_p}^p / |A_l|^p]^{w_l}
                     (m_l + n_l)^{w_l}  W_l^{1 - w_l}
@@ -51,6 +55,22 @@ def rank_sparse(
     linear map (``Measured.operator_norm``); it cancels from the layer's own term. ``p -> 0`` gives
     ``sqrt(L sum_l rank_l (m_l + n_l) / n)``, ``p -> inf`` the limit without the matrix' size.
 
+    ``explicit``: with probability ``1 - delta``, for all weights, exponents and margins at once::
+
+        true error <= kl^{-1}(margin error at gamma, (sum_l C_l + ln(1/delta) + ...) / n)
+
+    ``C_l`` nats describe layer l up to the error ``e_l`` that the margin allows it, as a net of all
+    matrices of its size, or of those of rank ``k_l``, where the singular values below a share
+    ``theta`` of the error are dropped (the better of the two, and the best of five ``theta``)::
+
+        prod_l (1 + |P_l| e_l / |A_l|) = 1 + gamma / (2 sqrt(2) B prod_i rho_i |A_i|)
+
+        C_l = k_l (m_l + n_l) ln(1 + 4 |A_l - M_l| / ((1 - theta) e_l)) + ...
+        k_l = floor(|A_l - M_l|_{S_p}^p / (theta e_l)^p)
+
+    The dots are the nats of the numbers that were chosen after training. Without ``p``, ``k_l`` is
+    the number of singular values itself, which is smaller than its bound by any p.
+
     The theorem is about chains of layers. For residual networks, attention and networks with
     normalization the formula is evaluated as if their layers were a chain: a number to compare
     such networks by, beyond what the theorem says.
@@ -60,27 +80,34 @@ def rank_sparse(
         sample: from ``Sample.from_data`` or ``Sample.of_size``.
         p: Schatten exponent, a scalar or one per layer, in ``[0, inf]``; may be traced. ``None``:
             the exact minimum per layer over ``[0, 2]``, see ``optimal_p``.
-        gamma: the margin; ``None``: ``sample.margin_at(0.01)``.
-        form: ``"plain"`` or ``"augmented"``.
+        gamma: the margin; ``None``: ``sample.margin_at(0.01)``, and the best one for the explicit
+            form.
+        kind: ``"dominant"`` or ``"explicit"``.
+        form: ``"plain"`` or ``"augmented"``, of the dominant term.
         last_width: ``W_L``; the published sources disagree (1 or the number of classes).
             ``None``: the number of outputs. With 1, the value at p = 2 can fall under a known
             lower bound.
         eps: smooths the Schatten power (see ``schatten_power``); for training. May be traced.
         eps_mode: ``"relative"`` to each matrix' largest singular value, or ``"absolute"``.
+        delta: confidence of the explicit form.
 
     Returns:
-        ``BoundResult`` of kind ``"dominant"``. ``per_layer`` are the summands of ``R^2``, and
-        ``terms`` holds ``p``, ``margin_factor`` (``T_l``), ``soft_rank``
-        (``|A_l - M_l|_{S_p}^p / |A_l|^p``) and ``R``.
+        ``BoundResult``. Dominant: ``per_layer`` are the summands of ``R^2``, and ``terms`` holds
+        ``p``, ``margin_factor`` (``T_l``), ``soft_rank`` (``|A_l - M_l|_{S_p}^p / |A_l|^p``) and
+        ``R``. Explicit: ``per_layer`` is ``C_l / n``, and ``terms`` holds ``margin``,
+        ``margin_error``, ``rank`` (``k_l``), ``error`` (``e_l``) and ``rest``.
 
     Raises:
-        ValueError: for an unknown form, a negative ``p``, ``gamma <= 0``, ``p`` of a wrong length,
-            a convolution whose number of positions is unknown, or the augmented form for a sample
-            without layer norms.
+        ValueError: for an unknown kind or form, a negative ``p``, ``gamma <= 0``, ``p`` of a wrong
+            length, a convolution whose number of positions is unknown, the augmented form for a
+            sample without layer norms, and for the explicit form with options of the dominant one,
+            for a sample without margins and for ``delta`` outside of (0, 1).
 
     Differentiable once in the weights (``p`` chosen by minimization adds nothing to the gradient,
-    by the envelope theorem), and in ``gamma``, ``eps`` and a given ``p``. Cost: O(number of
-    singular values); the decompositions were made by ``measure``.
+    by the envelope theorem), and in ``gamma``, ``eps`` and a given ``p``. The explicit form rounds
+    to integers; its derivative is that of the formula without this rounding, so give ``p`` to train
+    with it. Cost: O(number of singular values), times 56 margins for the explicit form; the
+    decompositions were made by ``measure``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -94,7 +121,17 @@ def rank_sparse(
     non_negative(eps, "eps")
     one_of(eps_mode, "eps_mode", EpsMode)
     one_of(form, "form", Form)
-    gamma = Facts(measured, sample, gamma).gamma
+    one_of(kind, "kind", Kind)
+    facts = Facts(measured, sample, gamma)
+    if kind == "explicit":
+        dominant = (form, "plain"), (last_width, None), (eps, 0.0), (eps_mode, "relative")
+        if any(given is not default and given != default for given, default in dominant):
+            raise ValueError(
+                "kind: got 'explicit'; then form, last_width, eps and eps_mode must be left out"
+            )
+        exponents = None if p is None else _exponent(p, measured.operator_norm)
+        return rank_sparse_explicit(measured, sample, exponents, gamma, delta)
+    gamma = facts.gamma
     if p is None:
         p = optimal_p(measured, sample, gamma=gamma, form=form, last_width=last_width)
     p = _exponent(p, measured.operator_norm)
