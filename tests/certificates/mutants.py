@@ -608,9 +608,45 @@ MUTANTS = [
         "if False:",
         "test_breaks.py::test_functions_that_change_arrays_in_place_are_refused",
     ),
-    Mutant(TABLE, "if constant and _beyond(other):", "if False:", LOST),
-    Mutant(TABLE, "if _beyond(divisor):", "if False:", LOST),
-    Mutant(TABLE, "if _beyond(values[1 - side]):", "if False:", LOST),
+    Mutant(
+        WALK, "if any(tag is None and beyond(value) for value, tag in pairs):", "if False:", LOST
+    ),
+    Mutant(
+        WALK,
+        "values = [ordinary(value) if tag is DATA else value for value, tag in pairs]",
+        "pass",
+        "test_breaks.py::test_subnormal_numbers_in_products_are_refused",
+    ),
+    Mutant(
+        WALK,
+        "return _one_by_one(list(found) if eqn.primitive.multiple_results else [found])",
+        "return list(found) if eqn.primitive.multiple_results else [found]",
+        "test_breaks.py::test_the_compiler_does_not_put_equations_together",
+    ),
+    Mutant(
+        WALK,
+        "return _one_by_one(outs), [DATA] * len(outs)",
+        "return outs, [DATA] * len(outs)",
+        "test_breaks.py::test_the_compiler_does_not_undo_the_rounding_of_data",
+    ),
+    Mutant(
+        WALK,
+        "if not constant and _depends_on_the_batch(eqn):",
+        "if False:",
+        "test_breaks.py::test_random_numbers_that_depend_on_the_batch_are_refused",
+    ),
+    Mutant(
+        GUARD,
+        "if 4 * differ > len(exact):",
+        "if False:",
+        "test_breaks.py::test_a_function_of_the_batch_is_refused_by_the_guard",
+    ),
+    Mutant(
+        NETWORK,
+        "        with afresh():\n            try:\n",
+        "        with afresh(), jax.enable_x64(True):\n            try:\n",
+        "test_breaks.py::test_the_function_is_read_in_the_types_in_which_it_runs",
+    ),
     Mutant(ACTS, "abs(number) if not abs(number) <= 1 else 1.0", "max(1.0, abs(number))", LOST),
     # What verify and the guard look at.
     Mutant(VERIFY, "if counted > certificate.errors:", "if False:", CHECKS),

@@ -14,7 +14,6 @@ from rankjax.certificates.theorem._certificate import GuardReport
 from rankjax.certificates.theorem._counting import Counter, limits_of
 from rankjax.certificates.theorem._distances import measure
 from rankjax.certificates.theorem._neighbor import Problem
-from rankjax.certificates.theorem._network import in_float64
 
 _EXAMPLES = 32
 _DRAWN = 4  # of each kind
@@ -34,22 +33,25 @@ def guard(
     """Draw networks and compare what moves with what the recursion allows.
 
     The network itself; random changes and changes of rank one, as large as the coded distances
-    allow; and a few steps of gradient ascent on the largest share from there.
+    allow; and a few steps of gradient ascent on the largest share from there. Before that, the
+    network must decide three quarters of the examples like ``apply`` itself does for a batch (low
+    precision may decide close calls otherwise).
 
     Raises:
-        ValueError: if an output moves further than its bound: a bug in a rule, not in the input.
+        ValueError: if an output moves further than its bound: a bug in a rule, not in the input;
+            if ``apply`` decides a batch otherwise.
     """
     network = problem.network
     index = np.unique(np.linspace(0, len(y) - 1, min(_EXAMPLES, len(y))).astype(int))
     part = jax.tree.map(lambda a: np.asarray(a)[index], x)
     labels = np.asarray(y)[index]
+    _check_as_it_runs(problem, part)
     observed = network.observe(coded, part, labels)
     gains, pairs = counter.norms(coded)
     with jax.enable_x64(True):
         limits = jax.jit(partial(limits_of, network))(
             observed.slots, labels, gains, pairs, distances
         )
-        part = jax.tree.map(in_float64, part)
         base = np.asarray(network.logits(coded, part))
         take = np.arange(len(labels))
         # What rounding may do to a difference of logits, twice over; and far below any real move.
@@ -88,6 +90,21 @@ def guard(
             "no certificate is given"
         )
     return GuardReport(drawn, float(largest))
+
+
+def _check_as_it_runs(problem: Problem, x: Any) -> None:
+    """Refuse a function that computes something else for a batch, or in its own types."""
+    network = problem.network
+    with jax.enable_x64(True):
+        exact = np.argmax(np.asarray(network.logits(problem.weights, x)), axis=1)
+    found = np.argmax(np.asarray(network.as_it_runs(problem.weights, x)), axis=1)
+    differ = int(np.sum(exact != found))
+    if 4 * differ > len(exact):
+        raise ValueError(
+            f"apply: decides {differ} of {len(exact)} examples otherwise when it runs on a batch "
+            "than for each example alone, in exact arithmetic; the certificate would be about "
+            "another network"
+        )
 
 
 def _random(problem: Problem, rng: np.random.Generator, *, low_rank: bool) -> np.ndarray:

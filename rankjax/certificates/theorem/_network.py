@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from rankjax.certificates.theorem._values import (
     Unknown,
     wide,
 )
-from rankjax.certificates.theorem._walk import Reader, refused
+from rankjax.certificates.theorem._walk import Reader, as_declared, refused
 from rankjax.network.internal import (
     batches,
     check_labels,
@@ -39,7 +39,6 @@ from rankjax.network.internal import (
 if TYPE_CHECKING:
     from rankjax._jax_internals import ClosedJaxpr
 
-_TRACING = (TypeError, ValueError, KeyError, IndexError, AttributeError)
 _MOST_CLASSES = 256  # beyond, differences of each pair of classes would take too much memory
 
 
@@ -75,7 +74,7 @@ class Leaves:
             if isinstance(leaf, bool):
                 flags += 1
                 continue
-            if not is_weight(path, leaf) or not _numeric(leaf):
+            if not is_weight(path, leaf) or not _numeric_type(leaf.dtype):
                 continue
             if np.issubdtype(leaf.dtype, np.complexfloating):
                 raise ValueError(f"params[{path!r}]: got {leaf.dtype}, must be real")
@@ -95,6 +94,8 @@ class Leaves:
         for path, shape in zip(self.paths, self.shapes, strict=True):
             if path not in found or tuple(np.shape(found[path])) != shape:
                 raise ValueError(f"params: lacks {path!r} of shape {shape}")
+            if not isinstance(found[path], np.ndarray | np.generic | Array):
+                raise ValueError(f"params[{path!r}]: got {type(found[path]).__name__}, no array")
             leaf = np.asarray(found[path])
             part = leaf.astype(np.float64).ravel()
             if leaf.dtype.kind in "iu" and np.any(np.abs(part) > 2**53):
@@ -126,8 +127,7 @@ def check_sizes(name: str, numbers: np.ndarray) -> None:
         )
 
 
-def _numeric(leaf: Any) -> bool:
-    dtype = leaf.dtype
+def _numeric_type(dtype: Any) -> bool:
     return jnp.issubdtype(dtype, jnp.number) or dtype == np.bool_
 
 
@@ -207,34 +207,33 @@ class Network:
         pairs = [(p, leaf) for p, leaf in paths_and_leaves(params) if hasattr(leaf, "shape")]
         self._which = [numbers.get(path) for path, _ in pairs]
         self._constant = [leaf for _, leaf in pairs]
-        self._dtypes = [getattr(leaf, "dtype", None) for _, leaf in pairs]
-        with jax.enable_x64(True):
-            first = jax.tree.map(
-                lambda a: jax.ShapeDtypeStruct((1, *np.shape(a)[1:]), _wide_dtype(a)), x
+        first = jax.tree.map(_one_example, x)
+        declared = [
+            jax.ShapeDtypeStruct(np.shape(a), _declared_dtype(a)) if i is not None else a
+            for a, i in zip(arrays, self._which, strict=True)
+        ]
+
+        def run(arrays: Any, x: Any) -> Any:
+            return apply(skeleton.fill(arrays), x)
+
+        # In the types in which it runs: what becomes of the data may depend on them.
+        with afresh():
+            try:
+                closed, shape = jax.make_jaxpr(run, return_shape=True)(declared, first)
+            except Exception as error:  # whatever the function says of shapes that do not fit
+                raise ValueError(f"apply: must take params and x; it says: {error}") from error
+        if not isinstance(shape, jax.ShapeDtypeStruct):
+            raise ValueError(
+                "apply: must return the logits alone, one array; got "
+                f"{type(shape).__name__} of {len(jax.tree.leaves(shape))} arrays"
             )
-            widened = [
-                jax.ShapeDtypeStruct(np.shape(a), _wide_dtype(a)) if i is not None else a
-                for a, i in zip(arrays, self._which, strict=True)
-            ]
-            # In float64 now, so what was one type before may be two.
-            with jax.numpy_dtype_promotion("standard"), afresh():
-                try:
-                    closed, shape = jax.make_jaxpr(
-                        lambda p, x: apply(skeleton.fill(p), x), return_shape=True
-                    )(widened, first)
-                except _TRACING as error:  # shapes that do not fit, for one
-                    raise ValueError(f"apply: must take params and x; it says: {error}") from error
-            checked = jax.tree.leaves(shape)
-            if len(checked) != 1 or isinstance(shape, tuple | list):
-                raise ValueError(
-                    "apply: must return the logits alone, one array; got "
-                    f"{type(shape).__name__} of {len(checked)} arrays"
-                )
-            jax.eval_shape(logits_of_one, checked[0])  # refuses other shapes
-            self.classes = checked[0].shape[1]
-            self._closed: ClosedJaxpr = closed
-            passed = [a for a, i in zip(self._constant, self._which, strict=True) if i is None]
-            self.held = held_by(closed, passed)
+        jax.eval_shape(logits_of_one, shape)  # refuses other shapes
+        self.classes = shape.shape[1]
+        self._closed: ClosedJaxpr = closed
+        self._run = run
+        passed = [a for a, i in zip(self._constant, self._which, strict=True) if i is None]
+        self.held = held_by(closed, passed)
+        with jax.enable_x64(True):
             self._finish_reading(first)
         self._pass = jax.jit(self.batch)
         self._logits = jax.jit(
@@ -246,24 +245,25 @@ class Network:
 
         def read(weights: Array, x: Any) -> Array:
             recorder, logits, tag, met = self._read(weights, jax.tree.map(lambda a: a[0], x))
-            record.update(recorder=recorder, tag=tag, met=met)
+            unmet = sorted(set(self.told) - met)
+            if unmet:
+                raise ValueError(
+                    f"activations: {unmet} are never met; name jitted functions that apply calls "
+                    "on what depends on weights"
+                )
+            if isinstance(tag, Unknown):
+                raise refused(tag.what)
+            if not touched(tag):
+                raise ValueError("apply: the logits do not depend on params")
+            moved = recorder.moved(tag)
+            # Nothing that is traced: it would outlive its trace.
+            record.update(recorder=replace(recorder, weights=None, slots=[]), tag=moved.static())
             return logits
 
         jax.eval_shape(
             read, jax.ShapeDtypeStruct((int(self.leaves.starts[-1]),), jnp.float64), first
         )
-        unmet = sorted(set(self.told) - record["met"])
-        if unmet:
-            raise ValueError(
-                f"activations: {unmet} are never met; name jitted functions that apply calls on "
-                "what depends on weights"
-            )
         recorder, tag = record["recorder"], record["tag"]
-        if isinstance(tag, Unknown):
-            raise refused(tag.what)
-        if not touched(tag):
-            raise ValueError("apply: the logits do not depend on params")
-        tag = recorder.moved(tag)
         rows = tag.rows if self.classes <= _MOST_CLASSES else None
         head_distances: list[Distance] = []
         if rows is not None:
@@ -311,7 +311,8 @@ class Network:
             index = start + np.arange(math.prod(shape)).reshape(shape)
             values.append(self.leaves.leaf(weights, number))
             tags.append(Entries.plain(index))
-        inputs = [a[None] for a in jax.tree.leaves(x)]
+        types = self._closed.in_avals[len(values) :]
+        inputs = [as_declared(a, t)[None] for a, t in zip(jax.tree.leaves(x), types, strict=True)]
         outs, out_tags = reader.run(
             self._closed, [*values, *inputs], [*tags, *(DATA for _ in inputs)]
         )
@@ -343,6 +344,7 @@ class Network:
         y = np.asarray(y)
         n = number_of_examples(x, y, batch_size)
         check_labels(y, self.classes)
+        y = y.astype(np.int64)
         for leaf in jax.tree.leaves(x):
             if np.asarray(leaf).dtype == np.float64:  # no other type holds such numbers
                 check_sizes("x", np.asarray(leaf))
@@ -350,18 +352,31 @@ class Network:
         with jax.enable_x64(True):
             weights_on_device = jnp.asarray(weights, jnp.float64)
             for index, real in batches(n, min(batch_size, n)):
-                part = jax.tree.map(lambda a, index=index: in_float64(np.asarray(a)[index]), x)
+                part = jax.tree.map(lambda a, index=index: np.asarray(a)[index], x)
                 gap, slot = self._pass(weights_on_device, part, jnp.asarray(y[index]))
                 gaps.append(np.asarray(gap)[:real])
                 slots.append(np.asarray(slot)[:, :real])
         found = Observed(np.concatenate(gaps), np.concatenate(slots, axis=1), y)
         if np.isnan(found.gaps).any() or not np.isfinite(found.slots).all():
-            raise ValueError("params: the network's values on x are not finite")
+            raise ValueError(
+                "params: the network's values on x are not finite, or multiply weights with "
+                "numbers too close to 0 or too large"
+            )
         return found
 
     def logits(self, weights: Any, x: Any) -> Array:
         """The logits of the exact network in float64, ``(n, classes)``; differentiable."""
         return self._logits(weights, x)
+
+    def as_it_runs(self, weights: np.ndarray, x: Any) -> Array:
+        """The logits of a batch by ``apply`` itself, in its own types."""
+        types = map(_declared_dtype, self._constant)
+        arrays = [
+            constant if number is None else jnp.asarray(self.leaves.leaf(weights, number), dtype)
+            for constant, number, dtype in zip(self._constant, self._which, types, strict=True)
+        ]
+        with afresh():
+            return jax.jit(self._run)(arrays, jax.tree.map(jnp.asarray, x))
 
 
 def checked_activations(activations: Mapping[str, float] | None) -> dict[str, float]:
@@ -374,6 +389,8 @@ def checked_activations(activations: Mapping[str, float] | None) -> dict[str, fl
         raise ValueError(f"activations: got {activations!r}, must map names to constants")
     found = {}
     for name, constant in (activations or {}).items():
+        if not isinstance(name, str):
+            raise ValueError(f"activations: got the name {name!r}, must be a text")
         number = isinstance(constant, int | float | np.number) and not isinstance(constant, bool)
         if not number or not math.isfinite(constant) or constant <= 0:
             raise ValueError(
@@ -383,13 +400,17 @@ def checked_activations(activations: Mapping[str, float] | None) -> dict[str, fl
     return found
 
 
-def _wide_dtype(a: Any) -> Any:
-    dtype = np.asarray(a).dtype if not hasattr(a, "dtype") else a.dtype
-    return jnp.float64 if jnp.issubdtype(dtype, jnp.floating) else dtype
+def _declared_dtype(a: Any) -> Any:
+    dtype = a.dtype if hasattr(a, "dtype") else np.asarray(a).dtype
+    extended = jnp.issubdtype(dtype, jax.dtypes.extended)
+    return dtype if extended else jax.dtypes.canonicalize_dtype(dtype)
 
 
-def in_float64(a: np.ndarray) -> np.ndarray:
-    return a.astype(np.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a
+def _one_example(a: Any) -> jax.ShapeDtypeStruct:
+    dtype = _declared_dtype(a)
+    if not _numeric_type(dtype):
+        raise ValueError(f"x: got {dtype}, must be arrays of numbers")
+    return jax.ShapeDtypeStruct((1, *np.shape(a)[1:]), dtype)
 
 
 def trace_network(

@@ -157,10 +157,15 @@ SLOPES: dict[str, Callable[..., Array]] = {
     "sqrt": lambda low, high: _positive(low, lambda t: 0.5 / jnp.sqrt(t)),
     "rsqrt": lambda low, high: _positive(low, lambda t: 0.5 / (t * jnp.sqrt(t))),
     "square": lambda low, high: 2 * _size(low, high),
+    # The last factor covers the rounding of a power by repeated squaring.
     "integer_pow": lambda low, high, y: (
-        abs(y) * _size(low, high) ** (y - 1)
-        if y > 0
-        else abs(y) * _positive(jnp.maximum(low, -high), lambda t: t ** (y - 1))
+        (1 + abs(y) * 2.0**-50)
+        * abs(y)
+        * (
+            _size(low, high) ** (y - 1)
+            if y > 0
+            else _positive(jnp.maximum(low, -high), lambda t: t ** (y - 1))
+        )
     ),
 }
 

@@ -278,21 +278,10 @@ def _mul(rec, eqn, values, tags, out) -> Tag:
     tag, value, other, constant = tags[side], values[side], values[1 - side], tags[1 - side] is None
     if constant and isinstance(tag, Entries):
         return _scaled_entries(tag, np.asarray(other, float), np.shape(out))
-    if constant and _beyond(other):
-        return Unknown(_BEYOND)
     moved, rounded = moved_by(rec, tag, value, out), rounding(out, ARITHMETIC)
     if constant:
         return rec.scale(moved, float(np.max(np.abs(np.asarray(other, float)), initial=0)), rounded)
     return _measured(rec, moved, jnp.max(jnp.abs(wide(other)), initial=0.0), rounded)
-
-
-_BEYOND = "a product with a number beyond 1e-150 to 1e150"
-
-
-def _beyond(numbers: Any) -> bool:
-    """Whether one of them is so large or small that a product with it may be flushed to 0."""
-    sizes = np.abs(np.asarray(numbers, float))
-    return bool(np.any(((sizes < 1e-150) & (sizes > 0)) | (sizes > 1e150)))
 
 
 def _scaled_entries(entries: Entries, factor: np.ndarray, shape: tuple[int, ...]) -> Tag:
@@ -301,7 +290,7 @@ def _scaled_entries(entries: Entries, factor: np.ndarray, shape: tuple[int, ...]
     zero = np.broadcast_to((entries.factor == 0) | (factor == 0), product.shape)
     inside = np.isfinite(product) & ((np.abs(product) > 1e-150) & (np.abs(product) < 1e150) | zero)
     if not inside.all():
-        return Unknown(_BEYOND)
+        return Unknown("a product with a number beyond 1e-150 to 1e150")
     return Entries(
         np.broadcast_to(entries.index, shape),
         np.broadcast_to(product, shape),
@@ -352,8 +341,6 @@ def _div(rec, eqn, values, tags, out) -> Tag:
         smallest = float(np.min(np.abs(divisor)))
         if smallest == 0 or not math.isfinite(smallest):
             return Unknown("'div' by zero")
-        if _beyond(divisor):
-            return Unknown(_BEYOND)
         if isinstance(tags[0], Entries):
             return _scaled_entries(tags[0], 1 / divisor, np.shape(out))
         return rec.scale(moved_by(rec, tags[0], values[0], out), 1 / smallest, rounded)
@@ -444,8 +431,6 @@ def _dot(rec, eqn, values, tags, out) -> Tag:
     side = 0 if touched(tags[0]) else 1
     moved = rec.moved(tags[side])
     if tags[1 - side] is None:
-        if _beyond(values[1 - side]):
-            return Unknown(_BEYOND)
         constant = matrices_of(
             Entries.plain(np.asarray(values[1 - side], float)), contract[1 - side], batch[1 - side]
         ).index

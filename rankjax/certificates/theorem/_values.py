@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import jax
@@ -77,6 +77,10 @@ class Moved:
     node: int
     rounding: Any
     rows: RowForm | None = None
+
+    def static(self) -> Moved:
+        """All but the rounding error, which is traced."""
+        return replace(self, rounding=None)
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,21 @@
 """Reads a forward function equation by equation, with the rules of ``_rules.py``.
 
-The function is evaluated in float64 while it is read. Whatever no weight has touched is computed as
-it is written, casts included; from the first weight on, floating point casts are the identity: the
+Whatever no weight has touched is computed as it is written, in its own types, casts included. From
+the first weight on, all is computed in float64, and floating point casts are the identity: the
 network that is certified is the exact one. Loops are unrolled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 
 from rankjax._jax_internals import is_closed, is_literal
@@ -50,6 +52,7 @@ _CALLS = {
 }  # fmt: skip
 _SEVERAL = {"optimization_barrier", "device_put"}  # as many results as operands
 _PRODUCTS = {"dot_general", "conv_general_dilated"}
+_MULTIPLY = _PRODUCTS | {"mul", "div"}
 
 
 @dataclass
@@ -126,7 +129,14 @@ class Reader:
             return self._scan(eqn, values, tags)
         if name == "cond":
             return self._cond(eqn, values, tags)
+        if name not in _MULTIPLY:
+            outs = self._compute(eqn, values)
+            return outs, self._tags(eqn, values, tags, outs)
+        pairs = list(zip(values, tags, strict=True))
+        values = [ordinary(value) if tag is DATA else value for value, tag in pairs]
         outs = self._compute(eqn, values)
+        if any(tag is None and beyond(value) for value, tag in pairs):
+            return outs, [Unknown("a product with a number beyond 1e-150 to 1e150")]
         return outs, self._tags(eqn, values, tags, outs)
 
     def _tags(self, eqn: JaxprEqn, values: list[Any], tags: list[Tag], outs: list[Any]):
@@ -176,17 +186,24 @@ class Reader:
             found = bind(eqn.replace(params=params), values)
         except (TypeError, ValueError, NotImplementedError):
             raise refused(repr(name)) from None
-        return list(found) if eqn.primitive.multiple_results else [found]
+        return _one_by_one(list(found) if eqn.primitive.multiple_results else [found])
 
     def _untouched(self, eqn: JaxprEqn, values: list[Any], tags: list[Tag]):
         """As it is written; constants are computed at once, since rules look at their values."""
-        if any(tag is not None for tag in tags) or any(isinstance(v, Tracer) for v in values):
-            outs, tag = bind(eqn, _as_declared(eqn, values)), DATA
-        else:
-            with jax.ensure_compile_time_eval():
-                outs, tag = bind(eqn, _as_declared(eqn, values)), None
+        constant = not any(tag is not None for tag in tags)
+        constant = constant and not any(isinstance(v, Tracer) for v in values)
+        if not constant and _depends_on_the_batch(eqn):
+            raise ValueError(
+                f"apply: draws random numbers by {eqn.primitive.name!r} from data, which differ "
+                "from batch to batch; use keys of threefry, or none"
+            )
+        with jax.ensure_compile_time_eval() if constant else nullcontext():
+            pairs = zip(values, eqn.invars, strict=True)
+            outs = bind(eqn, [as_declared(value, atom.aval) for value, atom in pairs])
         outs = list(outs) if eqn.primitive.multiple_results else [outs]
-        return outs, [tag] * len(outs)
+        if constant:
+            return outs, [None] * len(outs)
+        return _one_by_one(outs), [DATA] * len(outs)
 
     def _call(self, eqn: JaxprEqn, values: list[Any], tags: list[Tag]):
         keys = ("jaxpr", "call_jaxpr", "fun_jaxpr")
@@ -272,15 +289,59 @@ def refused(what: str) -> ValueError:
     )
 
 
-def _as_declared(eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
-    """Floating point operands in the types that the equation declares."""
-    found = []
-    for value, atom in zip(values, eqn.invars, strict=True):
-        dtype = getattr(atom.aval, "dtype", None)
-        if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
-            value = jnp.asarray(value).astype(jax.dtypes.canonicalize_dtype(dtype))
-        found.append(value)
-    return found
+def as_declared(value: Any, aval: Any) -> Any:
+    """Numbers in the type that was declared for them."""
+    dtype = getattr(aval, "dtype", None)
+    if dtype is None or jnp.issubdtype(dtype, jax.dtypes.extended):
+        return value
+    return jnp.asarray(value).astype(jax.dtypes.canonicalize_dtype(dtype))
+
+
+def _one_by_one(values: list[Any]) -> list[Any]:
+    """Behind a barrier, or XLA would turn ``(x + c) - c`` into x and ``a/b/c`` into ``a/(bc)``.
+
+    What it puts in their place can over- or underflow where the equations do not.
+    """
+    return [
+        v
+        if jnp.issubdtype(jnp.result_type(v), jax.dtypes.extended)
+        else lax.optimization_barrier(v)
+        for v in values
+    ]
+
+
+def _depends_on_the_batch(eqn: JaxprEqn) -> bool:
+    """Whether random numbers come from a generator that vmap does not map example by example."""
+    kinds = [str(getattr(atom.aval, "dtype", "")) for atom in (*eqn.invars, *eqn.outvars)]
+    return eqn.primitive.name in ("rng_bit_generator", "rng_uniform") or any(
+        "rbg" in kind for kind in kinds
+    )
+
+
+def beyond(numbers: Any) -> bool:
+    """Whether one of them is so large or small that a product with it may be flushed to 0."""
+    sizes = np.abs(np.asarray(numbers, float))
+    return bool(np.any(((sizes < 1e-150) & (sizes > 0)) | (sizes > 1e150)))
+
+
+def ordinary(value: Any) -> Any:
+    """The values, or NaN if one of them is subnormal or a product with it may be flushed to 0.
+
+    Seen by their bits: XLA takes subnormal numbers for 0 where it compares them.
+    """
+    value = jnp.asarray(value)
+    if not jnp.issubdtype(value.dtype, jnp.floating) or value.dtype == jnp.float16:
+        return value
+    info = jnp.finfo(value.dtype)
+    bits = lax.bitcast_convert_type(
+        value, {16: jnp.uint16, 32: jnp.uint32, 64: jnp.uint64}[info.bits]
+    )
+    sizes = bits & bits.dtype.type(2 ** (info.bits - 1) - 1)
+    bad = (sizes > 0) & (sizes < bits.dtype.type(2**info.nmant))
+    if info.bits == 64:
+        size = jnp.abs(value)
+        bad |= ((size < 1e-150) & (size > 0)) | (size > 1e150)
+    return jnp.where(jnp.any(bad), jnp.asarray(jnp.nan, value.dtype), value)
 
 
 def _of_other_type(eqn: JaxprEqn, values: list[Any], tags: list[Tag], aval: Any) -> Tag:

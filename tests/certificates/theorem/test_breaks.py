@@ -267,11 +267,10 @@ def test_squares_that_underflow_are_not_zero():
     wrong_everywhere(lambda p, x: x @ p["kernel"], tiny, reference={"kernel": GOOD * 1e-99})
     with pytest.raises(ValueError, match="params: got a number of size"):
         wrong_everywhere(lambda p, x: x @ p["kernel"], jax.tree.map(lambda a: a * 1e-71, tiny))
-    wrong_everywhere(
-        lambda p, x: ((x * 1e-99 * 1e-71) @ p["kernel"]) * 1e99 * 1e71,
-        {"kernel": BAD},
-        reference={"kernel": GOOD},
-    )
+    small = {"kernel": BAD}, {"reference": {"kernel": GOOD}}
+    wrong_everywhere(lambda p, x: ((x * 1e-149) @ p["kernel"]) * 1e149, small[0], **small[1])
+    with pytest.raises(ValueError, match="too close to 0 or too large"):
+        wrong_everywhere(lambda p, x: ((x * 1e-99 * 1e-71) @ p["kernel"]) * 1e99, *small[:1])
 
 
 def test_constants_that_underflow_are_not_zero():
@@ -349,6 +348,114 @@ def test_a_jitted_function_is_traced_anew():
     held[0] = -held[0]
     second = certify(structure, params, X, Y, apply=apply, guard=False)
     assert first.errors < N / 2 < second.errors
+
+
+# --- what the compiler, the types and the batch make of the function --------------------------
+
+
+def test_the_compiler_does_not_put_equations_together():
+    """Of ``a / b / c`` and ``a * b * c`` it would make a product of constants that underflows."""
+
+    def quotients(p, x):
+        h = STOP((x @ p["a"]) * 1e150) * 1e20 / 1e150 / 1e150 / 1e150
+        return STOP(STOP(h) * 1e140) * 1e140 + x @ p["b"]
+
+    def products(p, x):
+        h = STOP((x @ p["a"]) * 1e150) * 1e10 * 1e-150 * 1e-150 * 1e-150
+        return STOP(STOP(h) * 1e145) * 1e145 + x @ p["b"]
+
+    for apply in (quotients, products):
+        wrong_everywhere(apply, {"a": BAD, "b": GOOD / 2})
+
+
+def test_the_compiler_does_not_undo_the_rounding_of_data():
+    def apply(p, x):
+        rounded = (x + HUGE) - HUGE  # of 0.1 and 0.4: 0
+        return jnp.concatenate([0.25 - rounded, rounded - 0.25], axis=1) @ p["kernel"]
+
+    params, x = {"kernel": jnp.eye(2)}, np.where(TWO == 0, 0.1, 0.4)[:, None]
+    found = certify(describe(params), params, x, TWO, apply=apply, guard=False)
+    assert found.value > 0.5
+
+
+def test_subnormal_numbers_in_products_are_refused():
+    def kernel(p, x):
+        tiny, numbers = jnp.full((1, 1, 1), 1e-310), ("NWC", "WIO", "NWC")
+        h = ((x @ p["a"]) * 1e20)[:, :, None]
+        h = lax.conv_general_dilated(h, tiny, (1,), "VALID", dimension_numbers=numbers)[:, :, 0]
+        return STOP(STOP(STOP(h) * 1e145) * 1e145) + x @ p["b"]
+
+    def matrix(p, x):
+        h = (p["a"] * 1e100) @ jnp.full((2, 2), 1e-310)
+        return x @ STOP(STOP(h * 1e100) * 1e110) + x @ p["b"]
+
+    def bits(p, x):
+        tiny = lax.bitcast_convert_type((x < 0.5).astype(jnp.int64) << 50, jnp.float64)
+        return STOP(tiny @ (p["a"] * 1e100)) * 1e100 * 1e110 + x @ p["b"]
+
+    def single(p, x):
+        tiny = lax.bitcast_convert_type((x < 0.5).astype(jnp.int32) << 20, jnp.float32)
+        return (tiny @ p["a"].astype(jnp.float32)).astype(float) * 1e39 + x @ p["b"]
+
+    for apply, match in (
+        (kernel, "a product with a number beyond"),
+        (matrix, "a product with a number beyond"),
+        (bits, "too close to 0 or too large"),
+        (single, "too close to 0 or too large"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            wrong_everywhere(apply, {"a": BAD, "b": GOOD / 2})
+
+
+def test_the_function_is_read_in_the_types_in_which_it_runs():
+    params = {"kernel": jnp.asarray(GOOD, jnp.float32)}
+    tenths = np.where(TWO == 0, 0.7, 0.75).astype(np.float32)[:, None]
+
+    def bins(p, x):  # 0.7 * 10 is 7 in float32, and less in float64
+        return (
+            jax.nn.one_hot(jnp.floor(x[:, 0] * 10).astype(int) - 6, 2, dtype=x.dtype) @ p["kernel"]
+        )
+
+    def typed(p, x):
+        return (x @ p["kernel"]) * (1.0 if x.dtype == jnp.float64 else -1.0)
+
+    def switched(p, x):
+        return (x @ p["kernel"]) * (1.0 if jax.config.jax_enable_x64 else -1.0)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def drawn(p, x):
+        return (x * jnp.sign(jax.random.normal(jax.random.key(3), (), x.dtype))) @ p["kernel"]
+
+    structure = describe(params)
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        for apply, x in (
+            (bins, tenths),
+            (typed, TWO_X.astype(np.float32)),
+            (typed, TWO_X),  # which JAX makes float32
+            (switched, TWO_X),
+            (drawn, TWO_X),
+        ):
+            logits = np.asarray(apply(params, jnp.asarray(x)))
+            error = np.mean(np.argmax(logits, axis=1) != TWO)
+            found = certify(structure, params, x, TWO, apply=apply, guard=False)
+            assert found.value >= error
+
+
+def test_a_function_of_the_batch_is_refused_by_the_guard():
+    def alone(p, x):
+        return (x @ p["kernel"]) * (1.0 if len(x) == 1 else -1.0)
+
+    params = {"kernel": GOOD}
+    with pytest.raises(ValueError, match="apply: decides 32 of 32 examples otherwise"):
+        certify(describe(params), params, TWO_X, TWO, apply=alone)
+
+
+def test_random_numbers_that_depend_on_the_batch_are_refused():
+    def noisy(p, x):
+        key = jax.random.fold_in(jax.random.key(0, impl="rbg"), x[0, 0].astype(jnp.uint32))
+        return (x + jax.random.normal(key, x.shape, x.dtype)) @ p["kernel"]
+
+    with pytest.raises(ValueError, match="apply: draws random numbers by 'random_fold_in'"):
+        Network(noisy, {"kernel": GOOD}, TWO_X)
 
 
 def test_a_certificate_that_verifies_itself_is_refused():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rankjax.certificates import Certificate, certify, verify
+from rankjax.certificates import Certificate, Network, certify, verify
 from rankjax.certificates.theorem import _guard, _rules
 from rankjax.network import describe
 from tests.certificates.networks import NETWORKS
@@ -208,6 +208,37 @@ def test_bad_arguments(options, message):
         certify(STRUCTURE, PARAMS, X, Y, apply=APPLY, **options)
 
 
+def test_labels_of_any_integer_type():
+    expected = certify(STRUCTURE, PARAMS, X, Y, apply=APPLY, guard=False)
+    for dtype in (np.uint8, np.int8, np.int32, np.uint64):
+        assert certify(STRUCTURE, PARAMS, X, Y.astype(dtype), apply=APPLY, guard=False) == expected
+
+
+def test_no_tracer_is_left_behind():
+    with jax.checking_leaks():
+        Network(APPLY, PARAMS, X)
+
+
+def test_what_is_no_network_is_named():
+    def broken(p, x):
+        raise ZeroDivisionError("of the user")
+
+    for apply, match in (
+        (broken, "apply: must take params and x; it says: of the user"),
+        (lambda p, x: jax.lax.psum(APPLY(p, x), "i"), "apply: must take params and x"),
+        (lambda p, x: {"logits": APPLY(p, x)}, "apply: must return the logits alone"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            Network(apply, PARAMS, X)
+    with pytest.raises(ValueError, match="x: got key<fry>, must be arrays of numbers"):
+        Network(APPLY, PARAMS, jax.random.split(jax.random.key(0), 4))
+    with pytest.raises(ValueError, match="activations: got the name 3, must be a text"):
+        Network(APPLY, PARAMS, X, {3: 1.0, "f": 1.0})  # pyright: ignore[reportArgumentType]
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), PARAMS)
+    with pytest.raises(ValueError, match="got ShapeDtypeStruct, no array"):
+        Network(APPLY, PARAMS, X).leaves.vector(shapes)
+
+
 def test_bad_data():
     with pytest.raises(ValueError, match="y: got labels from 0 to 2"):
         certify(STRUCTURE, PARAMS, X, np.where(np.arange(N) == 5, 2, Y), apply=APPLY)
@@ -221,5 +252,7 @@ def test_bad_data():
     infinite = np.where(X > 1, np.inf, X)
     with pytest.raises(ValueError, match="x: got a number of size inf"):
         certify(STRUCTURE, PARAMS, infinite, Y, apply=APPLY)
-    with pytest.raises(ValueError, match="values on x are not finite"):
-        certify(STRUCTURE, PARAMS, infinite.astype(np.float32), Y, apply=APPLY)
+    infinite = infinite.astype(np.float32)
+    unlike = pytest.raises(ValueError, match="values on x are not finite")
+    with jax.numpy_dtype_promotion("standard"), unlike:
+        certify(STRUCTURE, PARAMS, infinite, Y, apply=APPLY)
