@@ -102,15 +102,18 @@ def _factors(problem: Problem, number: int, path: str, shape: tuple[int, ...]) -
     full = min(matrices.shape[1:])
     u, s, vt = np.linalg.svd(matrices, full_matrices=False)
     found = []
-    ranks = sorted({round(r) for r in np.geomspace(1, max(full // 2, 1), 8)})
-    for rank in ranks:
+    ranks = {round(r) for r in np.geomspace(1, full, 12)}
+    ranks.add(int(np.sum(np.max(s, axis=0) > 1e-6 * np.max(s))))  # the rank itself
+    for rank in sorted(ranks):
         tail = np.max(s[:, rank], initial=0.0) if rank < full else 0.0
         if tail > 0.5 * np.max(s) or rank * sum(matrices.shape[1:]) > 0.8 * matrices[0].size:
             continue
-        # Errors of the factors from the tail's size down to a 64th of it.
+        # A step is that of a product of two factors: the error halves every other octave.
         largest = float(np.max(np.sqrt(s[:, 0]) * np.abs(u[:, :, 0]).max(axis=1)))
         top = nearest_exponent(4 * largest**2)
-        found += [factors_code(path, shape, (u, s, vt), rank, top - 2 * i) for i in range(_OCTAVES)]
+        found += [
+            factors_code(path, shape, (u, s, vt), rank, top - 4 * i) for i in range(2 * _OCTAVES)
+        ]
     return [code for code in found if code.mode == "factors"]
 
 
