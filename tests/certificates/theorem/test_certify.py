@@ -211,23 +211,23 @@ def test_bad_arguments(options, message):
 
 
 def test_a_rank_that_is_exact_is_coded():
-    """Of 60 x 40 weights only some 3 (60 + 40) numbers are described, finely."""
+    """Of 60 x 40 weights only some 6 (60 + 40) numbers are described, finely."""
     rng = np.random.default_rng(5)
-    left, right = rng.normal(size=(60, 3)), rng.normal(size=(3, 40))
+    left, right = rng.normal(size=(60, 6)), rng.normal(size=(6, 40))
     params = {"a": jnp.asarray(left @ right / 40), "b": jnp.asarray(rng.normal(size=(40, 2)) / 6)}
     apply = lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"]  # noqa: E731
-    x = rng.normal(size=(4000, 3)) @ np.linalg.pinv(left) + 1e-3 * rng.normal(size=(4000, 60))
+    x = rng.normal(size=(4000, 6)) @ np.linalg.pinv(left) + 1e-3 * rng.normal(size=(4000, 60))
     logits = np.asarray(apply(params, x))
     sure = np.abs(logits[:, 0] - logits[:, 1]) > 0.1 * np.abs(logits).max()
     structure = describe(params, apply=apply, example=x[:1])
     found = certify(structure, params, x[sure], logits[sure].argmax(1), apply=apply, guard=False)
-    assert (found.leaves[0].mode, found.leaves[0].rank) == ("factors", 3)
+    assert (found.leaves[0].mode, found.leaves[0].rank) == ("factors", 6)
     assert found.value < 0.95
-    assert found.nats < 8 * 3 * (60 + 40) + 1000
+    assert found.nats < 8 * 6 * (60 + 40) + 1000
     # Codes of this rank reach from the size of the matrix down to a thousandth of it.
     problem = Problem.read(structure, params, x, apply=apply)
     choices = choices_of(problem, 0)
-    kept = [code.mode == "factors" and code.rank == 3 for code in choices.codes]
+    kept = [code.mode == "factors" and code.rank == 6 for code in choices.codes]
     errors = choices.distances[kept, 0] / np.linalg.norm(np.asarray(params["a"]), 2)
     assert np.max(errors) > 0.1
     assert np.min(errors) < 1e-3
