@@ -330,7 +330,7 @@ def test_forward_functions_that_do_not_fit(network):
         ({"precision": {}}, r"^precision: lacks \['t'\]"),
         ({"params": {}}, "^params: lacks 't' of shape"),
         ({"params": {"t": jnp.ones((3, 2))}}, "^params: lacks 't' of shape"),
-        ({"params": {"t": jnp.asarray(KERNEL + 1j)}}, r"^params\['t'\]: got complex128, must be real"),
+        ({"params": {"t": jnp.asarray(KERNEL + 1j)}}, r"^params\['t'\]: got complex128"),
         ({"network": None}, "^network: got NoneType, must be a Network"),
     ],
 )
