@@ -16,8 +16,8 @@ DATA_ASSUMPTIONS: tuple[str, ...] = (
     "the examples are independent draws from one distribution, and new ones come from it",
     "architecture, preprocessing (example by example) and activations were fixed before the data "
     "were seen",
-    "from the first weight on, the network is meant in exact arithmetic (floating point casts are "
-    "the identity); ties of the largest logit count as errors",
+    "the network decides each example alone; from the first weight on, it is meant in exact "
+    "arithmetic (floating point casts are the identity); ties of the largest logit count as errors",
 )
 
 _MOST_TRIED = 10**18
@@ -96,16 +96,19 @@ class Guarantee:
         if self.errors > self.n:
             raise ValueError(f"errors: got {self.errors}, must be from 0 to n = {self.n}")
         check_confidence(self.delta, self.tried)
+        if type(self.delta) is not float:  # a subclass can say one thing and be another
+            raise ValueError(f"delta: got {self.delta!r}, must be a float")
         if type(self.value) is not float or not 0 < self.value <= 1:
             raise ValueError(f"value: got {self.value!r}, must be a float in (0, 1]")
         texts = self.assumptions
-        if not isinstance(texts, tuple) or not all(isinstance(text, str) for text in texts):
+        if type(texts) is not tuple or not all(type(text) is str for text in texts):
             raise ValueError(f"assumptions: got {texts!r}, must be a tuple of strings")
 
     def verify(self) -> Decimal:
         """Recompute the bound from the stored integers alone, rounded up at every step.
 
-        The count of errors is taken as stored; ``rankjax.certificates.verify`` recounts it.
+        What the integers stand for is taken as stored: the count of errors, the distances, what
+        was tried, the guard's report. ``rankjax.certificates.verify`` checks the first two.
 
         Returns:
             The bound to fifty digits; ``value`` is the next float above.
@@ -123,7 +126,12 @@ class Guarantee:
         return exact
 
     def settled(self) -> Self:
-        """The same with the value that its integers give, rounded up."""
+        """The same with the value that its integers give, rounded up.
+
+        Raises:
+            ValueError: for a field that ``verify`` would refuse.
+        """
+        self.check()
         return replace(self, value=rounded_up(self._exact()))
 
     def to_json(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rankjax.certificates._guarantee import Guarantee, check_confidence, check_integer
+from rankjax.certificates._inputs import checked_sample
 from rankjax.certificates._lengths import Length, one_of, total
 from rankjax.certificates.file import CompressedNetwork
 from rankjax.certificates.theorem._certificate import (
@@ -24,7 +25,6 @@ from rankjax.certificates.theorem._distances import distances_length
 from rankjax.certificates.theorem._guard import guard as run_guard
 from rankjax.certificates.theorem._neighbor import Problem, weights_of
 from rankjax.network import Structure
-from rankjax.network.internal import number_of_examples
 
 _MOST_BITS = 2**50
 
@@ -138,18 +138,18 @@ def certify_near(
         True
     """
     check_confidence(delta, tried)
-    n = number_of_examples(x, np.asarray(y), batch_size)
+    labels, batch_size = checked_sample(x, y, batch_size)
     neighbor = _fresh(neighbor)
     problem, coded, steps = _problem(structure, params, x, apply, neighbor, activations)
     exponents = problem.exponents(coded, steps)
     distances = problem.check_exponents(exponents, coded, steps)
     counter = Counter(problem.network)
-    errors = _count(problem, counter, coded, distances, x, y, batch_size)
-    run_guard(problem, counter, coded, distances, x, np.asarray(y))
+    errors = _count(problem, counter, coded, distances, x, labels, batch_size)
+    run_guard(problem, counter, coded, distances, x, labels)
     draft = NearCertificate(
         value=1.0,
         errors=errors,
-        n=n,
+        n=len(labels),
         delta=float(delta),
         tried=tried,
         assumptions=problem.assumptions(with_reference=_has_reference(neighbor)),
@@ -174,6 +174,9 @@ def verify_near(
 ) -> Decimal:
     """Recompute a certificate of ``certify_near`` from the file, the weights and the data.
 
+    Trusts and checks what ``verify`` does. The neighbor is decoded anew from ``data``, and its
+    weights are matched by path; the tree around them (``skeleton``) is not used.
+
     Returns:
         The bound to fifty digits.
 
@@ -184,20 +187,21 @@ def verify_near(
         raise ValueError(
             f"certificate: got {type(certificate).__name__}, must be a NearCertificate"
         )
+    certificate = replace(certificate)  # without attributes set from outside
     exact = certificate.verify()
-    n = number_of_examples(x, np.asarray(y), batch_size)
+    labels, batch_size = checked_sample(x, y, batch_size)
     neighbor = _fresh(neighbor)
     if certificate.bits != neighbor.bits:
         raise ValueError(f"bits: got {certificate.bits}, the file has {neighbor.bits}")
     problem, coded, steps = _problem(structure, params, x, apply, neighbor, activations)
-    if certificate.n != n:
-        raise ValueError(f"n: got {certificate.n}, the sample has {n} examples")
+    if certificate.n != len(labels):
+        raise ValueError(f"n: got {certificate.n}, the sample has {len(labels)} examples")
     told = problem.assumptions(with_reference=_has_reference(neighbor))
     if certificate.assumptions != told:
         raise ValueError(f"assumptions: got {certificate.assumptions}, must be {told}")
     distances = problem.check_exponents(certificate.distances, coded, steps)
     counter = Counter(problem.network)
-    counted = _count(problem, counter, coded, distances, x, y, batch_size)
+    counted = _count(problem, counter, coded, distances, x, labels, batch_size)
     if counted > certificate.errors:
         raise ValueError(f"errors: got {certificate.errors}, counted {counted}")
     return exact
@@ -213,7 +217,7 @@ def _fresh(neighbor: CompressedNetwork) -> CompressedNetwork:
 
 
 def _has_reference(neighbor: CompressedNetwork) -> bool:
-    return any(bool(np.any(a)) for a in neighbor.references)
+    return any(bool(np.any(a) or np.any(np.signbit(a))) for a in neighbor.references)
 
 
 def _problem(
@@ -225,7 +229,9 @@ def _problem(
     activations: Mapping[str, float] | None,
 ) -> tuple[Problem, np.ndarray, np.ndarray]:
     problem = Problem.read(structure, params, x, apply=apply, activations=activations)
-    coded = weights_of(problem.network, neighbor.params, "neighbor.params")
+    arrays = zip(neighbor.slots, neighbor.arrays.values(), neighbor.references, strict=True)
+    values = {slot.path: array.value(slot, reference) for slot, array, reference in arrays}
+    coded = weights_of(problem.network, values, "neighbor.params")
     return problem, coded, np.zeros_like(coded)
 
 

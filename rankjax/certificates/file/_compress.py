@@ -12,6 +12,7 @@ import numpy as np
 
 from rankjax.bounds import kl_inverse
 from rankjax.certificates._guarantee import check_confidence, check_integer, check_number
+from rankjax.certificates._inputs import check_values
 from rankjax.certificates.file._errors import Apply, ErrorCounter
 from rankjax.certificates.file._format import (
     MAX_EXPONENT,
@@ -27,6 +28,9 @@ from rankjax.certificates.file._network import CompressedNetwork
 from rankjax.certificates.file._training import Latent, Schedule, train
 from rankjax.network import Structure
 from rankjax.network.internal import split_arrays
+
+_FINEST = 1e-6  # tolerance; training is in float32
+_SMALLEST, _LARGEST = 1e-25, 1e25  # so that steps from 2^-100 to 2^100 will do
 
 
 def compress(
@@ -57,8 +61,8 @@ def compress(
         apply: ``apply(params, x) -> logits``.
         reference: a tree of values fixed before the data are seen, such as the initialization; the
             code describes the difference from it. Default 0.
-        tolerances: relative errors ``|A - A~|_F / |A - M|_F`` allowed for each array. Without data
-            the first one is used; with data, the one with the best certificate.
+        tolerances: relative errors ``|A - A~|_F / |A - M|_F`` allowed for each array, from 1e-6 to
+            1. Without data the first one is used; with data, the one with the best certificate.
         exponent: instead of tolerances, integers times ``2^{exponent/8}`` for every array. This
             step stays fixed: right for networks that normalize their activations, where the scale
             of a matrix does not matter.
@@ -69,8 +73,9 @@ def compress(
 
     Raises:
         ValueError: an argument without the others it needs; arrays that are not floating point or
-            not finite, Python numbers, or two equal paths in ``params``; a reference that does not
-            fit; ``delta`` outside (0, 1/2]; tolerances or an exponent out of range.
+            not finite, without values or beyond 1e-25 to 1e25 in size; Python numbers or two equal
+            paths in ``params``; a reference that does not fit; ``delta`` outside (0, 1/2];
+            tolerances or an exponent out of range.
 
     Not differentiable. Cost: per candidate one forward pass and a few passes over the arrays; with
     a schedule, a training of that length. Each call compiles ``apply`` anew.
@@ -88,16 +93,19 @@ def compress(
     given = [name for name, value in (("apply", apply), ("x", x), ("y", y)) if value is not None]
     if given and len(given) < 3:
         raise ValueError(f"apply, x, y: got {' and '.join(given)} alone, must be all or none")
+    if schedule is not None and not isinstance(schedule, Schedule):
+        raise ValueError(f"schedule: got {schedule!r}, must be a Schedule")
     if schedule is not None and not given:
         raise ValueError("schedule: got one without data, must come with apply, x and y")
     _check_precision(tolerances, exponent)
     check_confidence(delta, 1)
+    check_values(params, "params")
     slots = slots_of(structure, params)
     references = references_of(slots, reference)
     seed = fingerprint(slots, references)
     leaves, skeleton = split_arrays(params)
     moved = [
-        _finite(slot, leaf) - np.asarray(r, np.float64)
+        _moved(slot, leaf, r)
         for slot, leaf, r in zip(slots, jax.device_get(leaves), references, strict=True)
     ]
 
@@ -145,10 +153,12 @@ def compress(
 
 
 def _check_precision(tolerances: Sequence[float], exponent: int | None) -> None:
-    if not len(tolerances):
-        raise ValueError(f"tolerances: got {tolerances!r}, must be at least one positive number")
+    if not isinstance(tolerances, Sequence | np.ndarray) or not len(tolerances):
+        raise ValueError(
+            f"tolerances: got {tolerances!r}, must be a sequence of at least one number"
+        )
     for tolerance in tolerances:
-        check_number(tolerance, "tolerances", 0, above=True)
+        check_number(tolerance, "tolerances", _FINEST, 1)
     if exponent is not None:
         found = check_integer(exponent, "exponent", numpy=True)
         if abs(found) > MAX_EXPONENT:
@@ -156,8 +166,16 @@ def _check_precision(tolerances: Sequence[float], exponent: int | None) -> None:
             raise ValueError(f"exponent: got {exponent!r}, must be an integer {limit}")
 
 
-def _finite(slot: Slot, leaf: Any) -> np.ndarray:
+def _moved(slot: Slot, leaf: Any, reference: np.ndarray) -> np.ndarray:
+    """What is coded of an array."""
     array = np.asarray(leaf, np.float64)
     if not np.all(np.isfinite(array)):
         raise ValueError(f"params[{slot.path!r}]: got infinities or NaN, must be finite")
-    return array
+    moved = array - np.asarray(reference, np.float64)
+    largest = float(np.max(np.abs(moved), initial=0.0))
+    if largest and not _SMALLEST <= largest <= _LARGEST:
+        raise ValueError(
+            f"params[{slot.path!r}]: got numbers up to {largest:g} from the reference, must be 0 "
+            f"or from {_SMALLEST:g} to {_LARGEST:g}"
+        )
+    return moved

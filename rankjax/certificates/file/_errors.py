@@ -12,13 +12,13 @@ from jax import Array
 
 from rankjax._jax_internals import as_function
 from rankjax.certificates._held import afresh, held_by
+from rankjax.certificates._inputs import check_values, checked_sample
 from rankjax.network.internal import (
     Skeleton,
     batches,
     check_labels,
     logits_of_one,
     margin_of,
-    number_of_examples,
     split_arrays,
 )
 
@@ -46,13 +46,13 @@ class ErrorCounter:
         *,
         batch_size: int = 1000,
     ):
-        self._x, self._y, self._batch_size = x, np.asarray(y), batch_size
-        self.n = number_of_examples(x, self._y, batch_size)
+        self._x, (self._y, self._batch_size) = x, checked_sample(x, y, batch_size)
+        self.n = len(self._y)
         one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), x)
         shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
         with afresh():
             traced = jax.make_jaxpr(
-                lambda arrays, x: logits_of_one(apply(skeleton.fill(arrays), x)),
+                lambda arrays, x: logits_of_one(_applied(apply, skeleton.fill(arrays), x))
             )(shapes, one)
         self.held = held_by(traced)
         (logits,) = traced.out_avals
@@ -75,6 +75,13 @@ class ErrorCounter:
         return errors
 
 
+def _applied(apply: Apply, params: Any, x: Any) -> Any:
+    try:
+        return apply(params, x)
+    except (TypeError, ValueError, LookupError, AttributeError) as error:  # wrong shapes, for one
+        raise ValueError(f"apply: must take params and x; it says: {error}") from error
+
+
 def count_errors(apply: Apply, params: Any, x: Any, y: Any, *, batch_size: int = 1000) -> int:
     """How many examples are misclassified; a tie with another class is an error, so is NaN.
 
@@ -92,5 +99,6 @@ def count_errors(apply: Apply, params: Any, x: Any, y: Any, *, batch_size: int =
 
     Cost: one forward pass, compiled anew in each call.
     """
+    check_values(params, "params")
     arrays, skeleton = split_arrays(params)
     return ErrorCounter(apply, arrays, skeleton, x, y, batch_size=batch_size)(arrays)

@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankjax.certificates._held import is_weight
+from rankjax.certificates._inputs import check_values
 from rankjax.certificates.file._coder import Decoder, Encoder, integer_nats
 from rankjax.certificates.file._quantizer import grid_step
 from rankjax.certificates.file._symbols import (
@@ -42,7 +43,13 @@ from rankjax.certificates.file._symbols import (
     write_symbols,
 )
 from rankjax.network import Layer, Structure
-from rankjax.network.internal import array_paths, check_structure, paths_and_leaves, split_arrays
+from rankjax.network.internal import (
+    Skeleton,
+    array_paths,
+    check_structure,
+    paths_and_leaves,
+    split_arrays,
+)
 
 FORMAT = "rankjax compressed network, format 1"
 CHECKSUM_BYTES = 4
@@ -176,6 +183,34 @@ def slots_of(structure: Structure, like: Any) -> tuple[Slot, ...]:
     return tuple(slots.values())
 
 
+def check_slots(slots: Any, references: Any, skeleton: Any) -> None:
+    """Raise ``ValueError`` unless these belong together, so that the file alone holds weights."""
+    if type(slots) is not tuple or not all(type(slot) is Slot for slot in slots):
+        raise ValueError(f"slots: got {slots!r}, must be a tuple of Slots")
+    arrays = references if type(references) is list else []
+    if [_form(a) for a in arrays] != [(np.ndarray, slot.shape, slot.dtype) for slot in slots]:
+        raise ValueError("references: got other arrays than those of the slots")
+    if type(skeleton) is not Skeleton:
+        raise ValueError(f"skeleton: got {type(skeleton).__name__}, must be a Skeleton")
+    like = [jax.ShapeDtypeStruct(slot.shape, jnp.dtype(slot.dtype)) for slot in slots]
+    try:
+        tree = skeleton.fill(like)
+    except StopIteration:
+        raise ValueError(f"skeleton: got more arrays than the {len(slots)} of the slots") from None
+    leaves = [(path, leaf) for path, leaf in paths_and_leaves(tree) if is_weight(path, leaf)]
+    if [path for path, _ in leaves] != [slot.path for slot in slots] or any(
+        leaf is not own for (_, leaf), own in zip(leaves, like, strict=True)
+    ):
+        raise ValueError(
+            f"skeleton: got arrays at {[path for path, _ in leaves]}, must have the places of "
+            f"{[slot.path for slot in slots]} and hold no array of its own"
+        )
+
+
+def _form(array: Any) -> tuple[Any, ...]:
+    return type(array), getattr(array, "shape", None), str(getattr(array, "dtype", None))
+
+
 def references_of(slots: tuple[Slot, ...], reference: Any) -> list[np.ndarray]:
     """The arrays to count from, zeros where ``reference`` is ``None``.
 
@@ -184,6 +219,7 @@ def references_of(slots: tuple[Slot, ...], reference: Any) -> list[np.ndarray]:
     """
     if reference is None:
         return [np.zeros(slot.shape, jnp.dtype(slot.dtype)) for slot in slots]
+    check_values(reference, "reference")
     arrays = [np.array(a) for a in jax.device_get(split_arrays(reference)[0])]
     got = [
         (path, a.shape, str(a.dtype))
@@ -222,6 +258,11 @@ def pack(
         kind = len(array.symbols)
         encoder.write(kind, kind + 1, slot.kinds)
         if kind:
+            if abs(array.exponent) > MAX_EXPONENT:
+                raise ValueError(
+                    f"params[{slot.path!r}]: got a step of 2^({array.exponent}/8), must be from "
+                    f"2^(-{MAX_EXPONENT}/8) to 2^({MAX_EXPONENT}/8)"
+                )
             encoder.write_integer(array.exponent)
         if array.rank is not None:
             encoder.write(array.rank - 1, array.rank, slot.full_rank)

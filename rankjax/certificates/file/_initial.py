@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rankjax.certificates.file._format import Slot
+from rankjax.certificates.file._format import MAX_EXPONENT, Slot
 from rankjax.certificates.file._quantizer import STEPS_PER_OCTAVE, grid_exponent, grid_step
 from rankjax.certificates.file._training import Latent
 
 _RANKS = 8  # how many ranks are tried for one matrix
+_LARGEST_SYMBOL = 2**31
 
 
 def initial_latents(
@@ -24,6 +25,11 @@ def initial_latents(
     """
     if exponent is not None:
         factors = (moved / grid_step(exponent),)
+        if np.max(np.abs(moved), initial=0.0) / grid_step(exponent) > _LARGEST_SYMBOL:
+            raise ValueError(
+                f"exponent: got {exponent}, too fine for params[{slot.path!r}]: its integers must "
+                f"be at most {_LARGEST_SYMBOL}"
+            )
         return Latent(_octaves(exponent), tuple(np.asarray(f, np.float32) for f in factors))
     norm = float(np.linalg.norm(moved))
     if norm == 0:
@@ -32,10 +38,16 @@ def initial_latents(
     best, shortest = None, np.inf
     for factors in _ways(slot, moved, allowed):
         candidate = _largest_step(slot, moved, factors, allowed)
+        if candidate is None:
+            continue
         nats = candidate.stored(slot).nats(slot)
         if nats < shortest:
             best, shortest = candidate, nats
-    assert best is not None
+    if best is None:
+        raise ValueError(
+            f"tolerances: got {tolerance}, too fine for params[{slot.path!r}]: its step must be at "
+            f"least 2^-{MAX_EXPONENT // STEPS_PER_OCTAVE}"
+        )
     return best
 
 
@@ -55,11 +67,12 @@ def _ways(slot: Slot, moved: np.ndarray, allowed: float) -> Iterator[tuple[np.nd
 
 def _largest_step(
     slot: Slot, moved: np.ndarray, factors: tuple[np.ndarray, ...], allowed: float
-) -> Latent:
-    """The factors in units of a step, as large as can be."""
+) -> Latent | None:
+    """The factors in units of a step, as large as can be; ``None`` if none of a file will do."""
     count = len(factors)
     exponent = grid_exponent(2 * max(float(np.max(np.abs(f))) for f in factors) ** count)
-    while True:
+    exponent = min(exponent, MAX_EXPONENT)
+    while exponent >= -MAX_EXPONENT:
         unit = grid_step(exponent) ** (1 / count)
         latent = Latent(_octaves(exponent), tuple(f / unit for f in factors))
         value = latent.rounded().integers(slot) * grid_step(exponent)
@@ -67,6 +80,7 @@ def _largest_step(
             single = tuple(np.asarray(f, np.float32) for f in latent.factors)
             return Latent(latent.exponent, single)
         exponent -= 1
+    return None
 
 
 def _octaves(exponent: int) -> np.ndarray:

@@ -15,8 +15,10 @@ from rankjax.certificates._guarantee import Guarantee, check_confidence, check_i
 from rankjax.certificates._lengths import Length, one_of
 from rankjax.certificates.file._errors import Apply, ErrorCounter
 from rankjax.certificates.file._format import (
+    CHECKSUM_BYTES,
     Slot,
     StoredArray,
+    check_slots,
     fingerprint,
     message_bits,
     references_of,
@@ -83,6 +85,15 @@ class CompressedNetwork:
     references: list[np.ndarray] = field(repr=False)
     skeleton: Skeleton = field(repr=False)
 
+    def __post_init__(self):
+        if type(self.data) is not bytes or len(self.data) < CHECKSUM_BYTES:
+            got = f"{len(self.data)} bytes" if isinstance(self.data, bytes) else repr(self.data)
+            raise ValueError(
+                f"data: got {got}, which is not a compressed network; must be bytes, at least "
+                f"{CHECKSUM_BYTES}"
+            )
+        check_slots(self.slots, self.references, self.skeleton)
+
     @property
     def bits(self) -> int:
         """Bits of the message, which a certificate pays for: the file without its checksum."""
@@ -126,8 +137,9 @@ class CompressedNetwork:
         """
         slots = slots_of(structure, like)
         references = references_of(slots, reference)
-        network = cls(Path(path).read_bytes(), slots, references, split_arrays(like)[1])
+        data = Path(path).read_bytes()
         try:
+            network = cls(data, slots, references, split_arrays(like)[1])
             _ = network._decoded
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
@@ -177,7 +189,7 @@ class CompressedNetwork:
         counter = ErrorCounter(apply, values, self.skeleton, x, y, batch_size=batch_size)
         assumptions = ASSUMPTIONS + counter.held.assumptions()
         return CompressedCertificate(
-            value=1.0, errors=counter(values), n=counter.n, delta=delta, tried=tried,
+            value=1.0, errors=counter(values), n=counter.n, delta=float(delta), tried=tried,
             bits=self.bits, assumptions=assumptions,
         ).settled()  # fmt: skip
 

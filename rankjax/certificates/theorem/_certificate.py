@@ -16,9 +16,9 @@ from rankjax.certificates.theorem._lattice import LeafCode, code_length
 Kind = TypeVar("Kind", bound=Guarantee)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class GuardReport:
-    """What the run-time guard saw.
+    """What the run-time guard saw: a report, no part of the claim, and not verified.
 
     Attributes:
         networks: how many networks inside the coded distances were drawn.
@@ -60,7 +60,7 @@ class Certificate(Guarantee):
         """Raise ``ValueError`` unless every field is of the stated form."""
         super().check()
         check_distances(self.distances)
-        if not isinstance(self.leaves, tuple) or not self.leaves:
+        if type(self.leaves) is not tuple or not self.leaves:
             raise ValueError(f"leaves: got {self.leaves!r}, must be a tuple of coded leaves")
         for leaf in self.leaves:
             if type(leaf) is not LeafCode:
@@ -108,8 +108,9 @@ class Certificate(Guarantee):
         ]
         if self.guard is not None:
             lines.append(
-                f"  guard: {self.guard.networks} networks within the coded distances moved no "
-                f"output by more than {self.guard.largest:.2g} of its bound"
+                f"  guard (reported, not verified): {self.guard.networks} networks within the "
+                "coded distances moved no output by more than "
+                f"{self.guard.largest:.2g} of its bound"
             )
         return "\n".join([*lines, "assumptions:", *(f"  - {text}" for text in self.assumptions)])
 
@@ -133,7 +134,7 @@ def aligned(rows: list[tuple[str, ...]]) -> list[str]:
 
 def check_distances(distances: Any) -> None:
     """Raise ``ValueError`` unless these are exponents or ``None``."""
-    if not isinstance(distances, tuple):
+    if type(distances) is not tuple:
         raise ValueError(f"distances: got {distances!r}, must be a tuple")
     for exponent in distances:
         if exponent is not None and abs(check_integer(exponent, "distances")) > 8000:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from rankjax.certificates._guarantee import check_confidence
+from rankjax.certificates._inputs import checked_sample
 from rankjax.certificates.theorem._certificate import Certificate
 from rankjax.certificates.theorem._counting import Counter
 from rankjax.certificates.theorem._guard import guard as run_guard
@@ -16,7 +17,6 @@ from rankjax.certificates.theorem._neighbor import Problem
 from rankjax.certificates.theorem._network import Observed
 from rankjax.certificates.theorem._search import search
 from rankjax.network import Structure
-from rankjax.network.internal import number_of_examples
 
 _REFINED_ON = 12000  # examples on which neighbors are compared
 
@@ -94,8 +94,7 @@ def certify(
         True
     """
     check_confidence(delta, tried)
-    labels = np.asarray(y)
-    number_of_examples(x, labels, batch_size)
+    labels, batch_size = checked_sample(x, y, batch_size)
     problem = Problem.read(
         structure, params, x, apply=apply, reference=reference, activations=activations
     )

@@ -12,6 +12,7 @@ from rankjax.certificates.theorem._rules import largest_spectral_norm, spectral_
 from rankjax.certificates.theorem._values import ARITHMETIC, ROOM, Distance, Entries, Gain
 
 _STEPS = 8  # per octave
+_OCTAVES = 999  # of a distance, in units; exponents end one octave later
 _MOST_WORK = 5e8  # multiplications that the norm of a convolution may take
 
 
@@ -86,9 +87,18 @@ def coded_distance(exponent: int | None, unit: float) -> float:
 
 
 def exponent_of(distance: float, unit: float) -> int | None:
-    """The smallest exponent whose distance is certain to be large enough."""
+    """The smallest exponent whose distance is certain to be large enough.
+
+    Raises:
+        ValueError: for a distance beyond all exponents.
+    """
     if distance == 0:
         return None
+    if not 2.0**-_OCTAVES <= distance / unit <= 2.0**_OCTAVES:
+        raise ValueError(
+            f"params: got weights {distance:g} from their code, whose unit is {unit:g}; must be "
+            f"2^-{_OCTAVES} to 2^{_OCTAVES} units; rescale what apply multiplies the weights by"
+        )
     found = math.ceil(_STEPS * math.log2(distance / unit))
     while not covers(found, distance, unit):
         found += 1

@@ -20,7 +20,7 @@ from rankjax.certificates._lengths import Length, coin, integer, one_of, positiv
 Mode = Literal["reference", "direct", "factors"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 STEPS_PER_OCTAVE = 4
-_LARGEST_EXPONENT = 4 * 200
+LARGEST_EXPONENT = STEPS_PER_OCTAVE * 200
 _LARGEST_SYMBOL = 2**26  # products of two, summed over a rank of 2, are exact in float64
 _LEVELS = 8
 
@@ -43,7 +43,7 @@ def nearest_exponent(step: float) -> int:
     return STEPS_PER_OCTAVE * octave + part
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LeafCode:
     """One coded leaf.
 
@@ -73,20 +73,20 @@ class LeafCode:
         if type(self.path) is not str:
             raise ValueError(f"path: got {self.path!r}, must be a string")
         _check_sizes(self.shape, f"{where}.shape", 0)
-        if self.mode not in MODES:
+        if type(self.mode) is not str or self.mode not in MODES:
             raise ValueError(f"{where}.mode: got {self.mode!r}, must be one of {MODES}")
         check_integer(self.step, f"{where}.step")
-        if abs(self.step) > _LARGEST_EXPONENT:
+        if abs(self.step) > LARGEST_EXPONENT:
             raise ValueError(
-                f"{where}.step: got {self.step}, must be from {-_LARGEST_EXPONENT} to "
-                f"{_LARGEST_EXPONENT}"
+                f"{where}.step: got {self.step}, must be from {-LARGEST_EXPONENT} to "
+                f"{LARGEST_EXPONENT}"
             )
         check_integer(self.levels, f"{where}.levels", 1)
         if self.levels > _LEVELS:
             raise ValueError(f"{where}.levels: got {self.levels}, must be from 1 to {_LEVELS}")
         check_integer(self.rank, f"{where}.rank", 0)
         _check_sizes(self.matrices, f"{where}.matrices", 1)
-        if not isinstance(self.symbols, tuple):
+        if type(self.symbols) is not tuple:
             raise ValueError(f"{where}.symbols: got {type(self.symbols)}, must be a tuple")
         for symbol in self.symbols:
             if abs(check_integer(symbol, f"{where}.symbols")) > _LARGEST_SYMBOL:
@@ -163,7 +163,7 @@ class LeafCode:
 
 
 def _check_sizes(sizes: Any, name: str, lowest: int) -> None:
-    if not isinstance(sizes, tuple):
+    if type(sizes) is not tuple:
         raise ValueError(f"{name}: got {sizes!r}, must be a tuple of integers")
     for size in sizes:
         check_integer(size, name, lowest)

@@ -12,6 +12,7 @@ import numpy as np
 
 from rankjax.certificates._guarantee import DATA_ASSUMPTIONS
 from rankjax.certificates._held import counted
+from rankjax.certificates._inputs import check_values
 from rankjax.certificates.theorem._distances import (
     coded_distance,
     covers,
@@ -21,7 +22,7 @@ from rankjax.certificates.theorem._distances import (
 )
 from rankjax.certificates.theorem._lattice import LeafCode, grid_step
 from rankjax.certificates.theorem._network import Network
-from rankjax.network import Layer, Structure
+from rankjax.network import Layer, Structure, View
 from rankjax.network.internal import check_structure
 
 
@@ -58,12 +59,14 @@ class Problem:
             ValueError: if ``structure`` is not of this network, if ``reference`` does not fit, and
                 whatever ``Network`` refuses.
         """
+        check_values(params, "params")
         check_structure(structure, params)  # before apply meets what it was not made for
         network = Network(apply, params, x, activations)
         layers = _layers_of(network, structure)
         weights = network.leaves.vector(params)
         base = np.zeros_like(weights)
         if reference is not None:
+            check_values(reference, "reference")
             base = weights_of(network, reference, "reference")
         return cls(network, layers, weights, base)
 
@@ -176,6 +179,9 @@ def _layers_of(network: Network, structure: Structure) -> dict[str, Layer]:
         ValueError: if the structure is not one of this network.
     """
     layers = {layer.path: layer for layer in structure.layers}
+    for layer in structure.layers:
+        if type(layer) is not Layer or type(layer.view) is not View:
+            raise ValueError(f"structure: got a {type(layer).__name__}, must be from describe")
     leaves = network.leaves
     for distance in network.distances:
         if distance.kind not in {"spectral", "rows"}:

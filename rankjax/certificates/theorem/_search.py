@@ -20,6 +20,7 @@ from rankjax.certificates.theorem._distances import (
     unit,
 )
 from rankjax.certificates.theorem._lattice import (
+    LARGEST_EXPONENT,
     LeafCode,
     code_length,
     direct_code,
@@ -33,6 +34,7 @@ from rankjax.certificates.theorem._network import Observed
 _SHARE = 8000  # examples that the first search looks at
 _AT_ONCE = 16
 _OCTAVES = 24  # of steps, below the largest weight
+_LARGEST = 1e60  # nearly the largest step
 _LARGE = 300  # above this size, distances are estimated by their unit in the search
 
 
@@ -58,9 +60,15 @@ def choices_of(problem: Problem, number: int) -> Choices:
     moved = problem.part(problem.weights - problem.reference, number)
     codes = [LeafCode(path, shape, "reference")]
     largest = float(np.max(np.abs(moved), initial=0.0))
+    if largest > _LARGEST:
+        raise ValueError(
+            f"params[{path!r}]: got a weight {largest:g} from its reference, must be at most "
+            f"{_LARGEST:g}"
+        )
     if largest > 0:
         top = nearest_exponent(2 * largest)
-        codes += [direct_code(path, moved, top - i) for i in range(4 * _OCTAVES)]
+        steps = [top - i for i in range(4 * _OCTAVES)]
+        codes += [direct_code(path, moved, step) for step in steps if abs(step) <= LARGEST_EXPONENT]
         codes += _factors(problem, number, path, shape)
     keep: dict[LeafCode, None] = dict.fromkeys(codes)
     codes = list(keep)
@@ -111,9 +119,9 @@ def _factors(problem: Problem, number: int, path: str, shape: tuple[int, ...]) -
         # A step is that of a product of two factors: the error halves every other octave.
         largest = float(np.max(np.sqrt(s[:, 0]) * np.abs(u[:, :, 0]).max(axis=1)))
         top = nearest_exponent(4 * largest**2)
-        found += [
-            factors_code(path, shape, (u, s, vt), rank, top - 4 * i) for i in range(2 * _OCTAVES)
-        ]
+        steps = [top - 4 * i for i in range(2 * _OCTAVES)]
+        steps = [step for step in steps if abs(step) <= LARGEST_EXPONENT]
+        found += [factors_code(path, shape, (u, s, vt), rank, step) for step in steps]
     return [code for code in found if code.mode == "factors"]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from rankjax._arguments import concrete
 from rankjax.bounds import kl_inverse
 from rankjax.certificates._guarantee import check_confidence
 from rankjax.certificates.theorem._counting import limits_of
@@ -19,10 +20,11 @@ from rankjax.certificates.theorem._distances import unit
 from rankjax.certificates.theorem._network import Network
 from rankjax.certificates.theorem._values import Distance, Entries
 from rankjax.matrix import spectral_norm
-from rankjax.network.internal import paths_and_leaves
+from rankjax.network.internal import check_labels, number_of_examples, paths_and_leaves
 
 _LARGEST_ERROR = 0.99  # beyond, kl^{-1} is nearly 1 and has no slope to follow
 _SMALL = 1e-7  # relative error
+_MOST_BITS = 64  # of precision
 
 
 class Surrogate(NamedTuple):
@@ -77,7 +79,9 @@ def surrogate(
         temperature: T; traced.
 
     Raises:
-        ValueError: if a leaf has no precision.
+        ValueError: if params, batch and labels do not fit ``network`` or each other, if a leaf has
+            no precision, and for a precision, a size or a temperature out of range; of traced
+            values only shapes and types are checked.
 
     Differentiable in ``params``, ``precision`` and ``temperature``. Cost: one forward pass (its
     backward pass under ``grad``) and one decomposition per matrix.
@@ -93,13 +97,17 @@ def surrogate(
         >>> round(float(found.nats), 2), round(float(found.value), 4)
         (14.53, 0.019)
     """
+    if not isinstance(network, Network):
+        raise ValueError(
+            f"network: got {type(network).__name__}, must be a Network from trace_network"
+        )
     check_confidence(delta, 1)
+    _check_within(n, "n", 1, 1e18)
+    _check_within(temperature, "temperature", 1e-12, 1e12)
     paths = [network.leaves.paths[i] for i in network.used]
-    missing = [path for path in paths if path not in precision]
-    if missing:
-        raise ValueError(f"precision: lacks {missing}; every leaf that the network uses needs one")
-    found = dict(paths_and_leaves(params))
-    leaves = [jnp.asarray(found[path]) for path in network.leaves.paths]
+    _check_precision(precision, paths)
+    _check_batch(network, x, y)
+    leaves = _leaves_of(network, params)
     wide = any(leaves[i].dtype == np.float64 for i in network.used)
     like = np.dtype(np.float64 if wide else np.float32)
     weights = jnp.concatenate([leaf.astype(like).ravel() for leaf in leaves])
@@ -141,6 +149,46 @@ def surrogate(
     inside = jnp.minimum(error, _LARGEST_ERROR)
     value = kl_inverse(inside, budget) + (error - inside)
     return Surrogate(value, error, nats)
+
+
+def _check_within(value: ArrayLike, name: str, lowest: float, highest: float) -> None:
+    """Refuses what is no number; if its value is known, one out of range or NaN."""
+    known = concrete(value)
+    wanted = f"must be a number from {lowest:g} to {highest:g}"
+    if known is None:
+        if jnp.shape(value):
+            raise ValueError(f"{name}: got shape {jnp.shape(value)}, {wanted}")
+    elif (
+        known.ndim or not jnp.issubdtype(known.dtype, jnp.number) or not lowest <= known <= highest
+    ):
+        raise ValueError(f"{name}: got {value!r}, {wanted}")
+
+
+def _check_precision(precision: Any, paths: list[str]) -> None:
+    if not isinstance(precision, Mapping):
+        raise ValueError(f"precision: got {precision!r}, must map paths to bits")
+    missing = [path for path in paths if path not in precision]
+    if missing:
+        raise ValueError(f"precision: lacks {missing}; every leaf that the network uses needs one")
+    for path in paths:
+        _check_within(precision[path], f"precision[{path!r}]", -_MOST_BITS, _MOST_BITS)
+
+
+def _check_batch(network: Network, x: Any, y: Any) -> None:
+    labels = concrete(y)
+    number_of_examples(x, y if labels is None else labels, 1)
+    if labels is not None:
+        check_labels(labels, network.classes)
+
+
+def _leaves_of(network: Network, params: Any) -> list[Array]:
+    found = {path: leaf for path, leaf in paths_and_leaves(params) if hasattr(leaf, "shape")}
+    for path, shape in zip(network.leaves.paths, network.leaves.shapes, strict=True):
+        if path not in found or jnp.shape(found[path]) != shape:
+            raise ValueError(f"params: lacks {path!r} of shape {shape}")
+        if jnp.issubdtype(found[path].dtype, jnp.complexfloating):
+            raise ValueError(f"params[{path!r}]: got {found[path].dtype}, must be real")
+    return [jnp.asarray(found[path]) for path in network.leaves.paths]
 
 
 def _coin(no: Array, yes: Array) -> Array:

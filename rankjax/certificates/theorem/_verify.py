@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-import numpy as np
-
+from rankjax.certificates._inputs import checked_sample
 from rankjax.certificates.theorem._certificate import Certificate
 from rankjax.certificates.theorem._counting import Counter
 from rankjax.certificates.theorem._neighbor import Problem
 from rankjax.network import Structure
-from rankjax.network.internal import number_of_examples
 
 
 def verify(
@@ -30,11 +29,17 @@ def verify(
 ) -> Decimal:
     """Recompute everything from the stored integers, the weights and the data.
 
-    Trusts no field and uses no result of the search. Checks that the code describes the leaves of
-    this network, decodes the neighbor, compares each coded distance with the measured one, counts
-    the errors on the sample again, and computes the bound from the integers to fifty digits. Each
-    step rounds to the safe side: distances and norms up, by the error of computing them; margins
-    down, by the rounding of the forward pass (which the recursion itself bounds); logarithms up.
+    Trusts no number of the claim and uses no result of the search. Checks that the code describes
+    the leaves of this network, decodes the neighbor, compares each coded distance with the measured
+    one, counts the errors on the sample again, and computes the bound from the integers to fifty
+    digits. Each step rounds to the safe side: distances and norms up, by the error of computing
+    them; margins down, by the rounding of the forward pass (which the recursion itself bounds);
+    logarithms up.
+
+    Not checked, because no data can tell: what the assumptions state, and that no more than
+    ``tried`` was tried. Not checked either: ``guard``, a report that is no part of the claim. Code
+    that runs in this process can change the library itself; verify a certificate from others as the
+    text that ``Certificate.from_json`` reads.
 
     Args:
         certificate: from ``certify``.
@@ -55,9 +60,10 @@ def verify(
     """
     if type(certificate) is not Certificate:
         raise ValueError(f"certificate: got {type(certificate).__name__}, must be a Certificate")
+    certificate = replace(certificate)  # without attributes set from outside
     exact = certificate.verify()
-    labels = np.asarray(y)
-    if number_of_examples(x, labels, batch_size) != certificate.n:
+    labels, batch_size = checked_sample(x, y, batch_size)
+    if len(labels) != certificate.n:
         raise ValueError(f"n: got {certificate.n}, the sample has {len(labels)} examples")
     problem = Problem.read(
         structure, params, x, apply=apply, reference=reference, activations=activations

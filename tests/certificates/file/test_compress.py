@@ -291,8 +291,8 @@ def test_fixed_steps_stay_fixed():
     [
         ({"apply": apply}, "apply, x, y: got apply alone, must be all or none"),
         ({"schedule": Schedule()}, "schedule: got one without data"),
-        ({"tolerances": []}, "tolerances: got \\[\\], must be at least one"),
-        ({"tolerances": [0.0]}, "tolerances: got 0.0, must be a number > 0"),
+        ({"tolerances": []}, "tolerances: got \\[\\], must be a sequence of at least one"),
+        ({"tolerances": [0.0]}, "tolerances: got 0.0, must be a number >= 1e-06"),
         ({"tolerances": [math.nan]}, "tolerances: got nan, must be"),
         ({"exponent": 0.5}, "exponent: got 0.5, must be an integer"),
         ({"delta": 0.0}, "delta: got 0.0, must be a number in"),
