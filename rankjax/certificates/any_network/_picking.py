@@ -122,7 +122,7 @@ class Rounds:
         self.held: Held = held_by(traced)
         check_labels(y, traced.out_avals[0].shape[0])
         self._run, self._loss = as_function(traced), loss or _cross_entropy(apply)
-        self._sample = jax.tree.map(jnp.asarray, x), jnp.asarray(y, jnp.int32)
+        self._sample = jax.tree.map(jnp.asarray, x), jnp.asarray(y, int)
         self._origin = _digest(picking, x, y, params)
         index = np.minimum(np.arange(-(-self.n // batch_size) * batch_size), self.n - 1)
         self._index = jnp.asarray(index.reshape(-1, batch_size), jnp.int32)
