@@ -1,5 +1,8 @@
 """Guarantees with every constant, together with their assumptions."""
 
+from rankjax.certificates._all import Guarantees as Guarantees
+from rankjax.certificates._all import Route as Route
+from rankjax.certificates._all import certify_all as certify_all
 from rankjax.certificates._near import NearCertificate as NearCertificate
 from rankjax.certificates._near import certify_near as certify_near
 from rankjax.certificates._near import verify_near as verify_near
