@@ -1,7 +1,7 @@
 """Guarantees for any network on MNIST: hold-out, Pick-to-Learn, disagreement, at delta = 0.01.
 
-One convolutional network with about 12000 weights, on images pooled to 14 x 14, and one five times
-as large. The 60000 training images are dealt out at random:
+One convolutional network with 6032 weights, on images pooled to 14 x 14, and one with 45744. The
+60000 training images are dealt out at random:
 
 - ``hold-out``: trained on 50000, measured once on the other 10000;
 - ``Pick-to-Learn``: the first network is trained on 20000; the picks come from the other 40000, and

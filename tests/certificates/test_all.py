@@ -1,5 +1,7 @@
 """The table of all guarantees: its rows are those of the functions, each at its share of delta."""
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,8 @@ import optax
 import pytest
 
 from rankjax.certificates import (
+    DisagreementCertificate,
+    PickedCertificate,
     Picking,
     certify,
     certify_all,
@@ -63,6 +67,8 @@ def test_each_row_is_what_its_function_returns(picked, joint):
     for name, guarantee in expected.items():
         assert found[name] == guarantee, name
     own, by = found["pick_to_learn"], found["certify_by the picked network"]
+    assert isinstance(own, PickedCertificate)
+    assert isinstance(by, DisagreementCertificate)
     assert (own.delta, own.tried, own.picked) == (0.02, 3 * paid // 2, picked.certificate.picked)
     assert (by.delta, by.tried, by.surrogate_delta) == (0.02, paid, 0.01)
     for guarantee in (own, by):
@@ -85,7 +91,7 @@ def test_a_network_without_a_rule_has_a_row_that_says_why():
 
 def test_arguments_in_the_wrong_order_or_out_of_range_are_refused():
     with pytest.raises(ValueError, match="structure: got dict, must be a Structure"):
-        certify_all(PARAMS, STRUCTURE, X, Y, apply=apply)
+        certify_all(cast(Any, PARAMS), STRUCTURE, X, Y, apply=apply)
     with pytest.raises(ValueError, match="delta: got 2"):
         certify_all(STRUCTURE, PARAMS, X, Y, apply=apply, delta=2)
     with pytest.raises(ValueError, match="x: got leading axes"):

@@ -57,8 +57,8 @@ def test_the_limit_of_clopper_and_pearson_is_that_of_scipy(k, n):
 def test_the_bound_on_compressions_solves_its_equation_at_sixty_thousand_examples(k, value):
     n, found = 60000, float(compression_upper(k, 60000, NOTHING, Decimal("0.01")))
     assert found == pytest.approx(value, abs=1e-6)
-    x = scipy.stats.binom(n, found)
-    assert 0.01 * x.sf(k) == pytest.approx(n * found * x.pmf(k), rel=1e-6)
+    more, exactly = (law(k, n, found) for law in (scipy.stats.binom.sf, scipy.stats.binom.pmf))
+    assert 0.01 * more == pytest.approx(n * found * exactly, rel=1e-6)
 
 
 def test_the_limit_misses_the_truth_in_at_most_delta_of_all_samples_and_almost_as_often():
@@ -66,7 +66,7 @@ def test_the_limit_misses_the_truth_in_at_most_delta_of_all_samples_and_almost_a
     limits = np.array([float(binomial_upper(k, n, NOTHING, Decimal(delta))) for k in range(n + 1)])
     misses = []
     for p in np.concatenate([limits[:-1] - 1e-9, limits[:-1] + 1e-9, np.linspace(0.01, 0.99, 99)]):
-        law = scipy.stats.binom(n, p).pmf(np.arange(n + 1))
+        law = scipy.stats.binom.pmf(np.arange(n + 1), n, p)
         misses.append(np.sum(law[limits < p]))
     assert max(misses) <= delta * (1 + 1e-6)
     assert max(misses) >= delta * (1 - 1e-6)  # just above a limit it is missed as often as allowed
@@ -77,13 +77,14 @@ def test_the_expectation_that_the_bound_on_compressions_inverts_is_at_most_one()
     # a compression scheme whose error is beta-distributed.
     n, delta = 30, 0.05
     for k in (1, 5, 20):
-        law = scipy.stats.beta(k, n - k + 1)
+        beta = (k, n - k + 1)
         nodes, weights = np.polynomial.legendre.leggauss(400)
         v = (nodes + 1) / 2
         sums = np.array([float(compression_sum(k, n, Fraction(float(e)))) for e in v])
-        mean = np.sum(weights / 2 * law.pdf(v) * sums) / n
+        mean = np.sum(weights / 2 * scipy.stats.beta.pdf(v, *beta) * sums) / n
         assert mean == pytest.approx((n - k) / n, rel=1e-6)
-        assert law.sf(float(compression_upper(k, n, NOTHING, Decimal(delta)))) <= delta
+        found = float(compression_upper(k, n, NOTHING, Decimal(delta)))
+        assert scipy.stats.beta.sf(found, *beta) <= delta
 
 
 def test_counts_out_of_range_are_refused():

@@ -41,7 +41,7 @@ def test_what_is_left_of_delta_is_spent_on_the_disagreement_and_no_more():
     limits = np.array([c.value - KNOWN.value for c in found])
     # An added network errs exactly where the two differ: the worst case of the inequality.
     misses = [
-        np.sum(scipy.stats.binom(U, p).pmf(np.arange(U + 1))[limits < p])
+        np.sum(scipy.stats.binom.pmf(np.arange(U + 1), U, p)[limits < p])
         for p in np.concatenate([limits[:5] + 1e-9, np.linspace(0.01, 0.95, 95)])
     ]
     left = (delta - KNOWN.delta) / tried

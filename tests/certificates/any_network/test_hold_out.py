@@ -29,7 +29,7 @@ def test_the_true_error_is_missed_as_often_as_delta_and_tried_allow_and_no_more(
     delta, tried = 0.1, 2
     limits = np.array([with_errors(k, delta=delta, tried=tried).value for k in range(N + 1)])
     misses = [
-        np.sum(scipy.stats.binom(N, p).pmf(np.arange(N + 1))[limits < p])
+        np.sum(scipy.stats.binom.pmf(np.arange(N + 1), N, p)[limits < p])
         for p in np.concatenate([limits[:-1] + 1e-9, np.linspace(0.01, 0.99, 99)])
     ]
     assert max(misses) <= delta / tried

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -209,7 +210,10 @@ def test_arguments_out_of_range_are_refused_by_name():
     refused("resume: got int, must be a PickState", resume=3)
     with pytest.raises(ValueError, match="params: got no floating point array"):
         pick_to_learn({}, x, y, apply=apply, optimizer=optax.sgd(1.0))
-    for field, value in (("rounds", -1), ("group", 0), ("steps", 0), ("minibatch", 0), ("seed", -1),
-                         ("growth", -0.1), ("growth", True), ("warm", 1)):  # fmt: skip
+    out_of_range: list[tuple[str, Any]] = [
+        ("rounds", -1), ("group", 0), ("steps", 0), ("minibatch", 0), ("seed", -1),
+        ("growth", -0.1), ("growth", True), ("warm", 1),
+    ]  # fmt: skip
+    for field, value in out_of_range:
         with pytest.raises(ValueError, match=f"picking.{field}: got"):
             Picking(**{field: value})
