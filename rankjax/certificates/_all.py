@@ -179,7 +179,8 @@ def certify_all(
             )
         )  # fmt: skip
         file, half = (
-            stored.certificate(apply, x, y, **given | {"delta": d}) for d in (delta, delta / 2)
+            stored.certificate(apply, x, y, delta=d, tried=paid, batch_size=batch_size)
+            for d in (delta, delta / 2)
         )
         routes.append(Route("compress", "the network in the file", "", file))
         certified.append(("the file", stored.params, apply, half))

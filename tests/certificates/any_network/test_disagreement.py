@@ -1,6 +1,7 @@
 """A certified surrogate, and how often another network answers differently."""
 
 import json
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -127,7 +128,7 @@ def test_json_comes_back_and_an_altered_one_is_refused():
 def test_arguments_out_of_range_are_refused_by_name():
     f, x = jnp.eye(2), np.arange(6) % 2
 
-    def refused(match, x=x, **more):
+    def refused(match: str, x: np.ndarray = x, **more: Any):
         options = {"surrogate": f, "certificate": KNOWN, "delta": 0.1} | more
         with pytest.raises(ValueError, match=match):
             certify_by(f, x, apply=table, **options)
