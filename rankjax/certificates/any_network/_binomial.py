@@ -40,8 +40,6 @@ def compression_upper(kept: int, n: int, length: Length, delta: Decimal) -> Deci
     def excluded(p: Decimal, nats: Decimal) -> bool:
         log_term, terms = _lower_tail(kept, n, p)
         below = log_term.exp() * terms * (1 + _ROOM)
-        if below >= 1:
-            return False
         return log_term + (n * p).ln() + nats < (1 - below).ln()
 
     return _bisect(kept, n, length, delta, excluded)
