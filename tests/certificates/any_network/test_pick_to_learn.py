@@ -126,6 +126,14 @@ def test_groups_grow_with_what_is_picked_and_hold_wrong_examples_only():
     assert sizes == [(k, 100 - k) for k in (0, 4, 8, 12, 18, 27, 40, 60, 90, 100)]
 
 
+def test_cold_rounds_begin_with_the_first_network_and_a_new_optimizer():
+    x, y = draw(5, 100)
+    two = replace(SHORT, rounds=2)
+    warm, cold = (run(x, y, replace(two, warm=warm)) for warm in (True, False))
+    assert [int(found.state.optimizer[0].count) for found in (warm, cold)] == [50, 25]
+    assert not same(warm.params, cold.params)
+
+
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been():
     x, y = draw(3, 200)
     states = []
