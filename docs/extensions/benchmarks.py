@@ -40,7 +40,25 @@ def compile_time(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-TABLES = {"certificates": certificates, "compile_time": compile_time}
+def guarantees(rows: list[dict[str, Any]]) -> str:
+    """One row per network."""
+    lines = [
+        "| guarantee | network | seed | test error | counted | true error at most | seconds |",
+        "|---|---|--:|--:|---|--:|--:|",
+    ]
+    for row in rows:
+        counted = f"{row['counted']} of {row['of']}"
+        if row["picked"] is not None:
+            counted = f"{row['picked']} picked and {row['counted']} left of {row['of']}"
+        lines.append(
+            f"| {row['route']} | {row['architecture']}, {row['weights']} weights | {row['seed']} "
+            f"| {row['test error']:.4f} | {counted} | **{_up(row['true error at most'])}** "
+            f"| {row['seconds']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+TABLES = {"certificates": certificates, "guarantees": guarantees, "compile_time": compile_time}
 
 
 def filled(text: str) -> str:

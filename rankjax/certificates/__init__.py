@@ -1,8 +1,20 @@
 """Guarantees with every constant, together with their assumptions."""
 
+from rankjax.certificates._all import Guarantees as Guarantees
+from rankjax.certificates._all import Route as Route
+from rankjax.certificates._all import certify_all as certify_all
 from rankjax.certificates._near import NearCertificate as NearCertificate
 from rankjax.certificates._near import certify_near as certify_near
 from rankjax.certificates._near import verify_near as verify_near
+from rankjax.certificates.any_network import DisagreementCertificate as DisagreementCertificate
+from rankjax.certificates.any_network import HoldOutCertificate as HoldOutCertificate
+from rankjax.certificates.any_network import Picked as Picked
+from rankjax.certificates.any_network import PickedCertificate as PickedCertificate
+from rankjax.certificates.any_network import Picking as Picking
+from rankjax.certificates.any_network import PickState as PickState
+from rankjax.certificates.any_network import certify_by as certify_by
+from rankjax.certificates.any_network import hold_out as hold_out
+from rankjax.certificates.any_network import pick_to_learn as pick_to_learn
 from rankjax.certificates.file import CompressedCertificate as CompressedCertificate
 from rankjax.certificates.file import CompressedNetwork as CompressedNetwork
 from rankjax.certificates.file import Schedule as Schedule
