@@ -26,6 +26,11 @@ from rankjax.network import Measured, Sample
 from rankjax.network.internal import positive_margin
 
 
+ASSUMED = (
+    "assumed is a chain of these layers, a dense one applied once, with 1-Lipschitz activations"
+)
+
+
 class Facts:
     """What a bound reads of its arguments; arrays have the dtype of the measurements.
 
@@ -194,17 +199,28 @@ class Facts:
     ) -> BoundResult:
         """A ``BoundResult`` from the logarithm of its value; ``quantity``: of an explicit bound."""
         dominant = kind == "dominant"
+        source = f"{source}, dominant term" if dominant else source + self._caveat()
         return BoundResult(
             value=exp(log_value),
             per_layer=per_layer,
             terms={"log": log_value, **(terms or {})},
             name=name,
             kind=kind,
-            source=f"{source}, dominant term" if dominant else source,
+            source=source,
             layers=self.measured.structure.names,
             quantity="dominant term" if dominant else quantity,
             parts=parts,
         )
+
+
+    def _caveat(self) -> str:
+        """What the theorem does not know of the network, for the row of an explicit bound."""
+        structure = self.measured.structure
+        if structure.outside is None:
+            return f"; {ASSUMED}"
+        if structure.outside:
+            return f"; not for this network: it {structure.outside[0]}"
+        return "; for the network without its biases" if structure.biases else ""
 
 
 def log(value: Array) -> Array:

@@ -25,6 +25,24 @@ def number_of_examples(x: Any, y: np.ndarray, batch_size: int) -> int:
     return len(y)
 
 
+def one_of(example: Any) -> Any:
+    """A batch of one example, by shapes and dtypes.
+
+    Raises:
+        ValueError: for a leaf that is no array with a leading example axis.
+    """
+
+    def one(leaf: Any) -> jax.ShapeDtypeStruct:
+        if not getattr(leaf, "shape", ()):
+            raise ValueError(
+                f"example: got {leaf!r}, must be arrays with a leading example axis; bind what is "
+                "no array, as in lambda params, x: network(params, x, train=False)"
+            )
+        return jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype)
+
+    return jax.tree.map(one, example)
+
+
 def batches(n: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
     """Indices of one batch after another, and how many of them count.
 

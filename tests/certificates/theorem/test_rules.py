@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from rankjax.certificates.theorem._activations import ACTIVATIONS
+from rankjax.network.internal import ACTIVATIONS
 from rankjax.certificates.theorem._distances import matrix_of, operator_norm
 from rankjax.certificates.theorem._network import Network
 from rankjax.certificates.theorem._nodes import SLOPES, Node, Op, evaluate
