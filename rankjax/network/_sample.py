@@ -22,10 +22,11 @@ from rankjax.network._examples import (
     margin_of,
     number_of_examples,
 )
+from rankjax.network._left_out import LeftOut
 from rankjax.network._paths import Skeleton, array_paths, split_arrays
 from rankjax.network._running import run
 from rankjax.network._structure import Structure, check_structure
-from rankjax.network._traced_layers import uses_by_name
+from rankjax.network._traced_layers import layers_of, uses_by_name
 from rankjax.network._tracing import Use, trace_uses
 
 
@@ -183,9 +184,9 @@ class Sample:
         margins = self._margins()
         allowed = jnp.sum(~(margins > 0)) + jnp.floor(share * margins.size + 1e-9).astype(int)
         ordered = jnp.sort(jnp.where(jnp.isnan(margins), -jnp.inf, margins))
-        gamma = jnp.nextafter(
-            ordered[jnp.minimum(allowed, margins.size - 1)], jnp.asarray(-jnp.inf, margins.dtype)
-        )
+        found = ordered[jnp.minimum(allowed, margins.size - 1)]
+        gamma = jnp.nextafter(found, jnp.asarray(-jnp.inf, margins.dtype))
+        gamma = jnp.where(found == -jnp.inf, jnp.nan, gamma)
         return positive_margin(gamma, f"the margin at a share of {share}")
 
     def _margins(self) -> Array:
@@ -247,11 +248,19 @@ def _observe(
                 for _ in range(inside):  # the same at every step of these loops
                     value = jnp.take(value, 0, axis=0)
                 entries.append(value.ravel())
-        dtype = jnp.result_type(*entries) if entries else float
-        entry = jnp.concatenate([jnp.zeros(0, dtype), *(e.astype(dtype) for e in entries)])
+        entry = jnp.concatenate(_alike(entries)) if entries else jnp.zeros(0, jnp.float32)
         logits = logits_of_one(output)
         rows = {number: kept[number][1] for number in trace.uses}
-        patch = _layer_norms(structure, uses_by_name(trace, shapes), rows)
+        uses = uses_by_name(trace, shapes)
+        for layer in structure.layers:
+            if layer.path not in uses:
+                found = layers_of(trace, shapes).get(layer.path)
+                text = found.text if isinstance(found, LeftOut) else "there is no such leaf"
+                raise ValueError(
+                    f"apply never multiplies {layer.path!r} with the data as it is: {text}; leave "
+                    "it out by mask=, or describe the network with apply="
+                )
+        patch = _layer_norms(structure, uses, rows)
         largest = jnp.max(jnp.abs(entry), initial=0)
         scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
         norm = scale * jnp.linalg.norm(entry / scale)  # squares of 1e20 would overflow
@@ -269,17 +278,17 @@ def _layer_norms(
     """Largest row norm per layer, also of a layer that is used several times."""
     found = []
     for layer in structure.layers:
-        if layer.path not in uses:
-            raise ValueError(
-                f"apply does not multiply the data by {layer.path!r}; leave it out by mask="
-            )
         for member in range(layer.stacked):
-            mine = [jnp.zeros((), jnp.float32)]
+            mine = []
             for use in uses[layer.path]:
                 steps = np.flatnonzero(np.isin(use.members, (member, -1)))
-                if steps.size:
-                    mine.append(jnp.max(rows[use.number].ravel()[steps]))
-            dtype = jnp.result_type(*mine)
-            found.append(jnp.sqrt(jnp.max(jnp.stack([m.astype(dtype) for m in mine]))))
-    dtype = jnp.result_type(*found)
-    return jnp.stack([f.astype(dtype) for f in found])
+                mine += [jnp.max(rows[use.number].ravel()[steps])] if steps.size else []
+            top = jnp.max(jnp.stack(_alike(mine))) if mine else jnp.zeros((), jnp.float32)
+            found.append(jnp.sqrt(top))
+    return jnp.stack(_alike(found))
+
+
+def _alike(values: list[Array]) -> list[Array]:
+    """In the widest of their dtypes."""
+    dtype = max((value.dtype for value in values), key=lambda dtype: dtype.itemsize)
+    return [value.astype(dtype) for value in values]

@@ -120,7 +120,7 @@ def _other_use(path: str, shape: tuple[int, ...], trace: Trace, leaf: int) -> Le
     moved = [name for name in primitives if name not in _MOVES]
     if moved == ["gather"]:
         return LeftOut(path, shape, Reason.LOOKED_UP)
-    if moved == ["mul"] and len(shape) < 2:
+    if moved and moved[-1] == "mul":
         return LeftOut(path, shape, Reason.MULTIPLIED)
     how = f"meets the data through {', then '.join(map(repr, primitives))}, not as a matrix"
     return LeftOut(path, shape, Reason.OTHER_USE, how)

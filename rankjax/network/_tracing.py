@@ -154,7 +154,7 @@ class Tracer:
 
         for eqn in jaxpr.eqns:
             outs = self.equation(eqn, [read(atom) for atom in eqn.invars])
-            match = matches.get(eqn.outvars[0])
+            match = matches.get(eqn.outvars[0]) if len(outs) == 1 else None
             if match is not None and isinstance(before := read(match.variable), Data):
                 number = None if match.number is None else read(match.number)
                 value = number.expression.number() if isinstance(number, Weight) else None
