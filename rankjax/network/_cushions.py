@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from rankjax._linear_algebra import largest
 from rankjax.network._examples import batches
 from rankjax.network._paths import Skeleton, array_paths, split_arrays
 from rankjax.network._running import run
@@ -81,7 +82,7 @@ class Cushions:
             parts.append(_cushions(structure, skeleton, arrays, batch, keys, apply, probes))
         # The last batch is padded with copies of the last example, which change no extreme value.
         layer, inter, contraction, output = (jnp.concatenate(a) for a in zip(*parts, strict=True))
-        return cls(layer.min(0), inter.min(0), contraction.max(), output.max())
+        return cls(-largest(-layer, 0), -largest(-inter, 0), largest(contraction), largest(output))
 
 
 @partial(jax.jit, static_argnames=("structure", "apply", "skeleton", "probes"))
@@ -127,7 +128,7 @@ def _cushions(structure: Structure, skeleton: Skeleton, arrays, x, keys, apply, 
         size = jnp.stack([jnp.linalg.norm(p) for p in points])
         inputs = jnp.stack(data)
         # What the activations take away; the last layer has none.
-        contraction = jnp.max(jnp.append(size[:-1] / inputs[1:], 1))
+        contraction = largest(jnp.append(size[:-1] / inputs[1:], 1))
         zeros = [jnp.zeros_like(p) for p in points]
         cushions = []
         for i, point in enumerate(points):
@@ -142,7 +143,7 @@ def _cushions(structure: Structure, skeleton: Skeleton, arrays, x, keys, apply, 
             squares = jax.lax.map(push, directions)
             frobenius = jnp.mean(squares[1:], axis=0)
             ratios = jnp.sqrt(squares[0, 1:] / frobenius[1:]) / size[i]
-            cushions.append(jnp.min(jnp.append(ratios, 1 / jnp.sqrt(point.size))))
+            cushions.append(-largest(-jnp.append(ratios, 1 / jnp.sqrt(point.size))))
         layer = size / (norms.astype(size.dtype) * inputs)
         return layer, jnp.stack(cushions), contraction, jnp.linalg.norm(outputs)
 

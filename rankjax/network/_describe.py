@@ -112,9 +112,8 @@ def describe(
             continue
         for leaf, _ in layer.leaves:
             check_real(leaf, dict(leaves)[leaf])
-        constant = lipschitz
-        if isinstance(lipschitz, Mapping):
-            constant = lipschitz.get(path, lipschitz.get(main))
+        given = lipschitz
+        constant = given.get(path, given.get(main)) if isinstance(given, Mapping) else given
         if constant is None:
             constant = layer.lipschitz
             if math.isnan(constant):

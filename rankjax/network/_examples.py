@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from rankjax._linear_algebra import largest
+
 
 def number_of_examples(x: Any, y: np.ndarray, batch_size: int) -> int:
     """n, after checking that labels and inputs fit together."""
@@ -82,4 +84,4 @@ def logits_of_one(output: Any) -> Array:
 def margin_of(logits: Array, y: Array) -> Array:
     """``f(x)_y - max_{j != y} f(x)_j`` of one example."""
     others = jnp.where(jnp.arange(logits.shape[0]) == y, -jnp.inf, logits)
-    return logits[y] - jnp.max(others)
+    return logits[y] - largest(others)

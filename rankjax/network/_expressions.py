@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 if TYPE_CHECKING:  # jax.extend imports Pallas, a tenth of a second
     from rankjax._jax_internals import JaxprEqn
@@ -79,13 +80,13 @@ class Expression:
             found[id(e)] = e.compute(lambda i: found[id(i)], leaves, at or {})
         return found[id(self)]
 
-    def number(self) -> np.ndarray | None:
-        """Its value, where it depends on no parameter, no loop and no traced array."""
-        if self.leaves or self.loops or not self.known:
+    def number(self, at: At | None = None) -> np.ndarray | None:
+        """Its value, where it depends on no parameter, no traced array and no other loop."""
+        if self.leaves or set(self.loops) - set(at or ()) or not self.known:
             return None
         with jax.ensure_compile_time_eval():
-            value = self.value()
-        if isinstance(value, jax.core.Tracer) or not _is_numeric(value):
+            value = self.value(at=at)
+        if isinstance(value, Tracer) or not _is_numeric(value):
             return None
         return np.asarray(value)
 
@@ -114,15 +115,20 @@ def step(eqn: JaxprEqn, inputs: Sequence[Expression], output: int) -> Expression
 
 def at_step(stack: Expression, loop: Loop) -> Expression:
     """``stack[i]`` at step i of a loop."""
-    compute: Compute = lambda value, _, at: value(stack)[at[loop]]  # noqa: E731
+
+    def compute(value: Callable[[Expression], Any], _: Any, at: At) -> Any:
+        return value(stack)[at[loop]]
+
     return _joined(compute, "scan", f"member {loop.number}", (stack,), (loop,))
 
 
 def counter(start: Expression, loop: Loop) -> Expression:
     """``start + i`` at step i of a loop."""
-    compute: Compute = lambda value, _, at: value(start) + jnp.asarray(  # noqa: E731
-        at[loop], jnp.result_type(value(start))
-    )
+
+    def compute(value: Callable[[Expression], Any], _: Any, at: At) -> Any:
+        first = jnp.asarray(value(start))
+        return first + jnp.asarray(at[loop], first.dtype)
+
     return _joined(compute, "scan", f"counter {loop.number}", (start,), (loop,))
 
 
@@ -181,7 +187,7 @@ def digest(expression: Expression) -> str:
 
 
 def _text_of(value: Any) -> str:
-    if isinstance(value, jax.core.Tracer) or not _is_numeric(value):
+    if isinstance(value, Tracer) or not _is_numeric(value):
         return f"{type(value)} {id(value)}"
     host = np.asarray(value)
     return f"{host.dtype} {host.shape} {hashlib.sha256(host.tobytes()).hexdigest()}"

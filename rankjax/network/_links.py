@@ -89,8 +89,9 @@ def of_one(eqn: JaxprEqn, side: int, others: Sequence[np.ndarray | None]) -> Lin
         if name == "pad" and (number is None or np.any(number != 0)):
             return UNKNOWN
         if name == "convert_element_type":
-            dtypes: Any = eqn.invars[0].aval.dtype, eqn.outvars[0].aval.dtype
-            return Link() if all(jnp.issubdtype(d, jnp.floating) for d in dtypes) else UNKNOWN
+            ends: Any = eqn.invars[0].aval, eqn.outvars[0].aval
+            floats = [jnp.issubdtype(a.dtype, jnp.floating) for a in ends]
+            return Link() if all(floats) else UNKNOWN
         return Link()
     if name in {"neg", "abs"}:
         return Link()
@@ -124,7 +125,8 @@ def of_one(eqn: JaxprEqn, side: int, others: Sequence[np.ndarray | None]) -> Lin
     if name in {"reduce_window_max", "reduce_window_sum"}:
         return Link(_window(eqn, summed=name == "reduce_window_sum"))
     if name == "select_n" and side > 0 and others[0] is not None:
-        known = all(o is not None and not np.any(o != 0) for o in others[1:side] + others[side + 1:])
+        cases = [o for i, o in enumerate(others) if i not in (0, side)]
+        known = all(o is not None and not np.any(o != 0) for o in cases)
         return Link() if known else UNKNOWN
     if name == "gather" and side == 0 and after <= before and _one_place(eqn):
         return Link()
@@ -155,9 +157,13 @@ def _window(eqn: JaxprEqn, *, summed: bool) -> float:
 
 def _one_place(eqn: JaxprEqn) -> bool:
     """Whether a ``gather`` takes one slice, so that no entry is taken twice."""
-    return math.prod(eqn.invars[1].aval.shape[:-1]) == 1
+    return math.prod(shape_of(eqn.invars[1])[:-1]) == 1
 
 
 def _sizes(eqn: JaxprEqn, side: int) -> tuple[int, int]:
-    shapes: Any = eqn.invars[side].aval.shape, eqn.outvars[0].aval.shape
-    return math.prod(shapes[0]), math.prod(shapes[1])
+    return math.prod(shape_of(eqn.invars[side])), math.prod(shape_of(eqn.outvars[0]))
+
+
+def shape_of(var: Any) -> tuple[int, ...]:
+    """The shape of an operand or a result."""
+    return tuple(var.aval.shape)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from rankjax._arguments import at_least_float32
+from rankjax._linear_algebra import largest
 from rankjax.network._examples import one_of
 from rankjax.network._paths import array_paths, split_arrays
 from rankjax.network._running import run
@@ -35,8 +36,9 @@ def path_norms(
     trace = program.trace
     found = uses_by_name(trace, shapes)
     held = {layer.path for layer in structure.layers}
-    branches = not trace.output or any("{" in text for text in trace.output.problems)
-    if branches or trace.output.bent or set(found) - held:
+    out = trace.output
+    unclear = out is None or out.bent or any("{" in text for text in out.problems)
+    if unclear or set(found) - held:
         return jnp.full(2, jnp.nan, jnp.float32)
 
     def norm(order: int) -> Array:
@@ -50,7 +52,7 @@ def path_norms(
 
         ones = jax.tree.map(lambda a: jnp.ones(a.shape, a.dtype), one)
         output = run(program, arrays, ones, at=set(), change=change)[0]
-        return at_least_float32(_root(jnp.max(jnp.asarray(output)), order))
+        return at_least_float32(_root(largest(jnp.asarray(output)), order))
 
     return jnp.stack([norm(order) for order in (1, 2)])
 
@@ -79,7 +81,7 @@ def _chain(members: Sequence[Array], order: int) -> Array:
     v = jnp.ones(members[0].shape[-1], members[0].dtype)
     for a in members:
         v = jnp.dot(_power(a, order), v.astype(a.dtype), precision=jax.lax.Precision.HIGHEST)
-    return _root(jnp.max(v), order)
+    return _root(largest(v), order)
 
 
 def _power(a: Array, order: int) -> Array:

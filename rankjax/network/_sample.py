@@ -14,6 +14,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from rankjax._arguments import at_least_float32, concrete
+from rankjax._linear_algebra import largest
+from rankjax.matrix import spectrum
 from rankjax.network._cushions import Cushions
 from rankjax.network._examples import (
     batches,
@@ -51,7 +53,7 @@ class Sample:
 
     Attributes:
         n: number of examples.
-        radius: ``B = max_i |x_i|_2``, of what ``apply`` makes of an input before a parameter enters:
+        radius: ``B = max_i |x_i|_2``, of what ``apply`` makes of an input before parameters enter:
             the input itself, or a fixed function of it; of inputs that are only looked up (token
             ids), what is found.
         frobenius: ``|X|_F = sqrt(sum_i |x_i|_2^2)``.
@@ -146,15 +148,15 @@ class Sample:
             parts.append(jax.tree.map(lambda a, real=real: a[:real], out))
             columns = columns + np.asarray(squares, np.float64)
         joined = jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
-        norms, largest, margins, patch, classes = joined
+        norms, tops, margins, patch, classes = joined
         check_labels(y, int(classes[0]))
         return cls(
             n=n,
-            radius=jnp.max(norms),
+            radius=largest(norms),
             frobenius=jnp.sqrt(jnp.sum(jnp.square(norms))),
             margins=margins,
             patch_norms=patch.T,
-            inf_radius=float(jnp.max(largest)),
+            inf_radius=float(largest(tops)),
             column_norm=float(np.sqrt(np.max(columns, initial=0))),
             dimension=np.size(columns),
         )
@@ -237,7 +239,7 @@ def _observe(
             use, rows = trace.uses.get(number), None
             if use is not None:
                 squares = use.squared_row_norms(at_least_float32(values[1 - use.side]))
-                rows = jnp.max(squares)
+                rows = largest(squares)
             return outs, ([value for value, _ in entries], rows)
 
         at = set(trace.uses) | set(trace.entries)
@@ -261,20 +263,18 @@ def _observe(
                     "it out by mask=, or describe the network with apply="
                 )
         patch = _layer_norms(structure, uses, rows)
-        largest = jnp.max(jnp.abs(entry), initial=0)
-        scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-        norm = scale * jnp.linalg.norm(entry / scale)  # squares of 1e20 would overflow
+        top = largest(jnp.abs(entry))
+        unit = spectrum.divisor(top)
+        norm = unit * jnp.linalg.norm(entry / unit)  # squares of 1e20 would overflow
         classes = jnp.asarray(logits.shape[0])
-        return norm, largest, margin_of(logits, y), patch, classes, entry
+        return norm, top, margin_of(logits, y), patch, classes, entry
 
     *found, entries = jax.vmap(one)(x, y)
     counted = jnp.where(jnp.asarray(counts)[:, None], entries, 0)
     return tuple(found), jnp.sum(jnp.square(counted), axis=0)
 
 
-def _layer_norms(
-    structure: Structure, uses: dict[str, list[Use]], rows: dict[int, Array]
-) -> Array:
+def _layer_norms(structure: Structure, uses: dict[str, list[Use]], rows: dict[int, Array]) -> Array:
     """Largest row norm per layer, also of a layer that is used several times."""
     found = []
     for layer in structure.layers:
@@ -282,8 +282,8 @@ def _layer_norms(
             mine = []
             for use in uses[layer.path]:
                 steps = np.flatnonzero(np.isin(use.members, (member, -1)))
-                mine += [jnp.max(rows[use.number].ravel()[steps])] if steps.size else []
-            top = jnp.max(jnp.stack(_alike(mine))) if mine else jnp.zeros((), jnp.float32)
+                mine += [largest(rows[use.number].ravel()[steps])] if steps.size else []
+            top = largest(jnp.stack(_alike(mine))) if mine else jnp.zeros((), jnp.float32)
             found.append(jnp.sqrt(top))
     return jnp.stack(_alike(found))
 

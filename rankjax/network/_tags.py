@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rankjax.network._expressions import Expression, Loop, all_steps
-from rankjax.network._links import SAME
+from rankjax.network._links import SAME, shape_of
 
 if TYPE_CHECKING:
     from rankjax._jax_internals import JaxprEqn
@@ -143,8 +143,7 @@ def move(tag: Weight, eqn: JaxprEqn, tags: Sequence[Tag]) -> Weight | None:
     Its ``expression`` is left to the caller.
     """
     name = eqn.primitive.name
-    shapes: Any = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
-    before, shape = shapes
+    before, shape = shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
     if name in SAME:
         return tag
     if name == "transpose":
@@ -178,17 +177,15 @@ def move(tag: Weight, eqn: JaxprEqn, tags: Sequence[Tag]) -> Weight | None:
 
 def _member_at(axis: int, start: Expression, size: int) -> Member:
     """The member that an expression of the step of at most one loop takes."""
-    if start.leaves or not start.known or len(start.loops) > 1:
+    if len(start.loops) > 1:
         return Member(axis, None)
     loop = start.loops[0] if start.loops else None
-    import jax
-
-    with jax.ensure_compile_time_eval():
-        steps = range(loop.length) if loop else (0,)
-        values = [start.value((), {loop: i} if loop else {}) for i in steps]
-    if any(isinstance(v, jax.core.Tracer) for v in values):
+    steps = [{loop: i} for i in range(loop.length)] if loop else [{}]
+    values = [start.number(at) for at in steps]
+    if any(v is None for v in values):
         return Member(axis, None)
-    return Member(axis, tuple(int(np.clip(int(v), 0, size - 1)) for v in values), loop)
+    index = tuple(int(np.clip(v, 0, size - 1)) for v in values if v is not None)
+    return Member(axis, index, loop)
 
 
 def _looked_up(tag: Weight, eqn: JaxprEqn, before: Any, shape: Any) -> Weight | None:
@@ -200,7 +197,8 @@ def _looked_up(tag: Weight, eqn: JaxprEqn, before: Any, shape: Any) -> Weight | 
     if len(cut) != 1 or sizes[cut[0]] != 1 or len(tag.axes[cut[0]]) != 1:
         return None
     kept = [d for d in range(len(before)) if d not in numbers.collapsed_slice_dims]
-    tokens, axes = list(tag.tokens), []
+    tokens = list(tag.tokens)
+    axes: list[tuple[int, ...]] = []
     for d, size in enumerate(shape):
         if d in numbers.offset_dims:
             source = kept[numbers.offset_dims.index(d)]
@@ -215,7 +213,8 @@ def _looked_up(tag: Weight, eqn: JaxprEqn, before: Any, shape: Any) -> Weight | 
 
 
 def _repeat(tag: Weight, before: Any, shape: Any, dims: Sequence[int]) -> Weight | None:
-    tokens, axes = list(tag.tokens), [()] * len(shape)
+    tokens = list(tag.tokens)
+    axes: list[tuple[int, ...]] = [()] * len(shape)
     for d, target in enumerate(dims):
         if before[d] == shape[target]:
             axes[target] = tag.axes[d]

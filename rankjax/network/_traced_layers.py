@@ -48,9 +48,7 @@ def layers_of(trace: Trace, shapes: Shapes) -> dict[str, Layer | LeftOut]:
     for name, uses in uses_by_name(trace, shapes).items():
         first = uses[0]
         effect = None if first.leaf is not None else Effect.of(first.source, paths, shapes)
-        layer = Layer(
-            name, first.shape, first.view, convolution=first.convolution, effect=effect
-        )
+        layer = Layer(name, first.shape, first.view, convolution=first.convolution, effect=effect)
         found[name] = _depthwise(layer) or _counted(layer, uses, trace)
         for leaf in first.source.leaves:
             part_of.setdefault(paths[leaf], name)
@@ -94,13 +92,11 @@ def _counted(layer: Layer, uses: Sequence[Use], trace: Trace) -> Layer:
     for use in uses:
         members = use.members.ravel()
         times = np.bincount(members[members >= 0], minlength=layer.stacked)
-        times = times + -(-np.sum(members < 0) // layer.stacked)  # not known: dealt out
+        times = times + -(-int(np.sum(members < 0)) // layer.stacked)  # not known: dealt out
         count, positions = count + times, positions + times * use.positions
     factors = [trace.factors.get(use.number, 1.0) for use in uses]
     factor = math.nan if any(map(math.isnan, factors)) else max(1.0, *factors)
-    return replace(
-        layer, uses=int(count.max()), positions=int(positions.max()), lipschitz=factor
-    )
+    return replace(layer, uses=int(count.max()), positions=int(positions.max()), lipschitz=factor)
 
 
 def _depthwise(layer: Layer) -> LeftOut | None:

@@ -23,10 +23,10 @@ from jax import Array
 
 from rankjax._jax_internals import is_literal
 from rankjax.network import _expressions as expressions
-from rankjax.network._activations import find
+from rankjax.network._activations import find_activations
 from rankjax.network._convolution import Convolution
 from rankjax.network._expressions import Expression, Loop
-from rankjax.network._links import Link, of_activation, of_one, of_two
+from rankjax.network._links import Link, of_activation, of_one, of_two, shape_of
 from rankjax.network._tags import Data, Member, Tag, Weight, joined, move
 from rankjax.network._view import View
 
@@ -147,7 +147,7 @@ class Tracer:
         """Tags of the outputs."""
         env: dict[Any, Tag] = dict(zip((*jaxpr.constvars, *jaxpr.invars), tags, strict=True))
         touched = any(isinstance(tag, Data) for tag in tags)
-        matches = find(jaxpr) if touched else {}
+        matches = find_activations(jaxpr) if touched else {}
 
         def read(atom: Any) -> Tag:
             return _fixed(atom.val) if is_literal(atom) else env[atom]
@@ -176,8 +176,9 @@ class Tracer:
             if name == "scan":
                 return self.scan(eqn, tags)
             first = tags[0]
-            learned = isinstance(first, Weight) and first.learned
-            moved = move(first, eqn, tags) if learned else None
+            moved = None
+            if isinstance(first, Weight) and first.learned:
+                moved = move(first, eqn, tags)
             rest = 0 if moved is None else len(moved.shape) - len(moved.members) - len(moved.chosen)
             if moved is not None and rest > 1:
                 # A member for each place: an expert, or features that are looked up.
@@ -226,8 +227,8 @@ class Tracer:
             if not tag.chosen:
                 self.trace.added_leaves |= set(leaves)
                 self.trace.added[self.number] = side
-                size = math.prod(_shape(eqn.outvars[0]))
-                stretched = size > math.prod(_shape(eqn.invars[1 - side]))
+                size = math.prod(shape_of(eqn.outvars[0]))
+                stretched = size > math.prod(shape_of(eqn.invars[1 - side]))
                 link = Link(math.nan if stretched else 1.0)
                 return self.after(replace(before, node=None), link)
         how = []
@@ -260,7 +261,7 @@ class Tracer:
                 continue
             found = make(eqn, tag, side)
             if found is None and not tag.chosen and tag.expression.known:
-                tag = Weight.fresh(tag.expression, _shape(eqn.invars[side]))
+                tag = Weight.fresh(tag.expression, shape_of(eqn.invars[side]))
                 found = make(eqn, tag, side)
             if found is not None:
                 view, positions, contracted, geometry = found
@@ -303,9 +304,7 @@ class Tracer:
         factor = 1.0 if link.problem else tag.factor * link.factor
         if math.isnan(factor) and not tag.last:
             problems |= {"has a function of unknown Lipschitz constant before its first layer"}
-        return replace(
-            tag, factor=factor, bent=tag.bent or link.bent, problems=frozenset(problems)
-        )
+        return replace(tag, factor=factor, bent=tag.bent or link.bent, problems=frozenset(problems))
 
     def scan(self, eqn: JaxprEqn, tags: list[Tag]) -> list[Tag]:
         """Follow a loop's body once, with what is true at every step."""
@@ -340,12 +339,10 @@ class Tracer:
                 else _carried(old, out, inner[k], Data(("carried", here, k), inside), attempt)
                 for k, (old, out) in enumerate(zip(carry, outs, strict=True))
             ]
-            changes = [type(a) is not type(b) or (isinstance(a, Data) and isinstance(b, Data)
-                       and (a.node is None) != (b.node is None))
-                       for a, b in zip(new, carry, strict=True)]  # fmt: skip
+            changes = [_kind(a) != _kind(b) for a, b in zip(new, carry, strict=True)]
             if any(changes):  # what came out was about a value of another kind: once more
-                new = [_start(tag, b) if change else a
-                       for a, b, change, tag in zip(carry, new, changes, start, strict=True)]  # fmt: skip
+                now = zip(start, carry, new, changes, strict=True)
+                new = [_start(tag, b) if changed else a for tag, a, b, changed in now]
             if all(a is b or a == b for a, b in zip(new, carry, strict=True)):
                 break
             carry = new
@@ -380,13 +377,9 @@ def scan_counts(eqn: JaxprEqn) -> tuple[int, int]:
     inner = eqn.params["jaxpr"].jaxpr
     operands = zip(eqn.invars, inner.invars, strict=True)
     results = zip(eqn.outvars, inner.outvars, strict=True)
-    kept = sum(len(_shape(a)) == len(_shape(b)) for a, b in operands)
-    carried = sum(len(_shape(a)) == len(_shape(b)) for a, b in results)
+    kept = sum(len(shape_of(a)) == len(shape_of(b)) for a, b in operands)
+    carried = sum(len(shape_of(a)) == len(shape_of(b)) for a, b in results)
     return kept - carried, carried
-
-
-def _shape(var: Any) -> tuple[int, ...]:
-    return tuple(var.aval.shape)
 
 
 def _fixed(value: Any) -> Weight:
@@ -403,9 +396,9 @@ def _made(expression: Expression, var: Any) -> Weight:
     if not expression.leaves:
         return _plain(expression)
     if expression.known:
-        return Weight.fresh(expression, _shape(var))
-    axes = tuple((d,) for d in range(len(_shape(var))))
-    return Weight(expression, expression, _shape(var), axes)
+        return Weight.fresh(expression, shape_of(var))
+    axes = tuple((d,) for d in range(len(shape_of(var))))
+    return Weight(expression, expression, shape_of(var), axes)
 
 
 def _at_step(tag: Tag, loop: Loop, node: Any, depth: int) -> Tag:
@@ -419,14 +412,13 @@ def _at_step(tag: Tag, loop: Loop, node: Any, depth: int) -> Tag:
         shape = [math.prod(map(tag.size, group)) for group in tag.axes]
         tag = Weight.fresh(tag.expression, shape)
     member = Member(tag.axes[0][0], tuple(range(loop.length)), loop)
-    return replace(
-        tag, expression=expression, axes=tag.axes[1:], members=(*tag.members, member)
-    )
+    return replace(tag, expression=expression, axes=tag.axes[1:], members=(*tag.members, member))
 
 
 def _counters(jaxpr: Jaxpr, n_consts: int, n_carry: int) -> set[int]:
     """Which of the carried values are a number that grows by 1 at each step."""
-    made = {eqn.outvars[0]: eqn for eqn in jaxpr.eqns if eqn.primitive.name == "add"}
+    adds = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "add"]
+    made: dict[Any, JaxprEqn] = {eqn.outvars[0]: eqn for eqn in adds}
     found = set()
     for k in range(n_carry):
         before, after = jaxpr.invars[n_consts + k], jaxpr.outvars[k]
@@ -452,6 +444,10 @@ def _carried(old: Tag, new: Tag, var: Any, node: Data, attempt: int) -> Tag:
     if found.factor > 1 and attempt > 4:  # it grows at each step
         found = replace(found, factor=math.nan)
     return replace(found, node=None)
+
+
+def _kind(tag: Tag) -> tuple[bool, bool]:
+    return isinstance(tag, Data), isinstance(tag, Data) and tag.node is None
 
 
 def _start(tag: Tag, kind: Tag) -> Tag:
@@ -507,7 +503,7 @@ def _product(eqn: JaxprEqn, tag: Weight, side: int) -> _Found | None:
     view = _make_view(tag, free, list(mine), list(batch[side]))
     if view is None:
         return None
-    data = _shape(eqn.invars[1 - side])
+    data = shape_of(eqn.invars[1 - side])
     summed = {*contract[1 - side], *batch[1 - side]}
     positions = math.prod(n for d, n in enumerate(data) if d not in summed)
     rank = len(tag.shape)
@@ -526,7 +522,7 @@ def _ragged(eqn: JaxprEqn, tag: Weight, side: int) -> _Found | None:
     mine = list(contract[1])
     free = [d for d in range(len(tag.axes)) if d not in (*mine, *groups)]
     view = _make_view(tag, free, mine, groups)
-    data = _shape(eqn.invars[0])
+    data = shape_of(eqn.invars[0])
     positions = math.prod(n for d, n in enumerate(data) if d not in contract[0])
     return None if view is None else (view, positions, tuple(contract[0]), None)
 
@@ -534,7 +530,7 @@ def _ragged(eqn: JaxprEqn, tag: Weight, side: int) -> _Found | None:
 def _convolution(eqn: JaxprEqn, tag: Weight, side: int) -> _Found | None:
     if side != 1 or eqn.params["batch_group_count"] != 1:
         return None
-    data, kernel, out = (_shape(v) for v in (*eqn.invars, eqn.outvars[0]))
+    data, kernel, out = (shape_of(v) for v in (*eqn.invars, eqn.outvars[0]))
     geometry = Convolution.of(eqn.params, data, kernel, out)
     rhs = geometry.dimension_numbers.rhs_spec
     if tag.repeated(range(len(tag.axes))):

@@ -3,7 +3,7 @@
 from rankjax.network._activations import ACTIVATIONS as ACTIVATIONS
 from rankjax.network._activations import Activation as Activation
 from rankjax.network._activations import Match as Match
-from rankjax.network._activations import find as find_activations
+from rankjax.network._activations import find_activations as find_activations
 from rankjax.network._by_shape import LARGE as LARGE
 from rankjax.network._by_shape import by_shape as by_shape
 from rankjax.network._convolution import Window as Window
