@@ -97,6 +97,8 @@ def of_one(eqn: JaxprEqn, side: int, others: Sequence[np.ndarray | None]) -> Lin
         return Link()
     if name in _GENTLE:
         return Link(bent=True)
+    if name == "logistic":
+        return Link(bent=True, problem="has an activation that is not 0 at 0 (logistic)")
     if name == "erf":
         return Link(2 / math.sqrt(math.pi), bent=True)
     if name in {"max", "min", "clamp"}:

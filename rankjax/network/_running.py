@@ -76,7 +76,7 @@ class _Runner:
         end = self.program.trace.loops.get(number)
         if end is not None:
             if self.change is not None or any(number < k <= end for k in self.at):
-                return self.scan(eqn, values)
+                return self.looked_at(number, values, self.scan(eqn, values))
             self.number = end
         if self.change is not None:
             values = self.change(number, eqn, values)
@@ -84,6 +84,9 @@ class _Runner:
             outs = sequential_vmap(lambda *v: bind(eqn, v))(*values)
         else:
             outs = bind(eqn, values)
+        return self.looked_at(number, values, outs)
+
+    def looked_at(self, number: int, values: list[Any], outs: list[Any]) -> list[Any]:
         if self.look is not None and number in self.at:
             outs, kept = self.look(number, values, outs)
             if kept is not None:

@@ -346,6 +346,9 @@ class Tracer:
             if all(a is b or a == b for a, b in zip(new, carry, strict=True)):
                 break
             carry = new
+        for k, (tag, now) in enumerate(zip(start, carry, strict=True)):
+            if isinstance(tag, Data) and isinstance(now, Data) and now.node is None:
+                self.enters(n_consts + k, tag)
         results = follow(self)
         self.loops = outer
         self.trace.loops[here] = self.number

@@ -73,6 +73,7 @@ def test_weights_inside_control_flow_are_run_but_not_taken_for_layers():
 W = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)))
 STACK = jnp.asarray(np.random.default_rng(1).normal(size=(3, 4, 4)))
 GAIN, U, V = W[0] + 3, W[:, :2], W[:2]
+ROW = GAIN[None]
 MASK = np.tri(6, 4)
 
 
@@ -82,7 +83,7 @@ def scaled_stack(p, x):
 
 CHANGES = {
     "a scale": (lambda p, x: x @ (p["w"] * 0.5), {"w": W}, [W / 2]),
-    "a learned scale": (lambda p, x: x @ (p["w"] * p["g"]), {"w": W, "g": GAIN[None]}, [W * GAIN[None]]),
+    "a learned scale": (lambda p, x: x @ (p["w"] * p["g"]), {"w": W, "g": ROW}, [W * ROW]),
     "a mask": (lambda p, x: x @ (p["w"] * MASK), {"w": W}, [W * MASK]),
     "its sign": (lambda p, x: x @ -p["w"], {"w": W}, [-W]),
     "turned around": (lambda p, x: x @ p["w"][::-1], {"w": W}, [W[::-1]]),
