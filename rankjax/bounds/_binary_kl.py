@@ -31,7 +31,7 @@ def binary_kl(q: ArrayLike, p: ArrayLike, /) -> Array:
     far = (p > 0) & (p < q / 2)
     top, low = jnp.where(far, q, 1), jnp.where(far, p, 1)
     whole = gap + top * (jnp.log(top) - jnp.log(low)) + _of_rest(q, gap)
-    return jnp.where(far, whole, _divergence(q, gap))
+    return jnp.where(far, whole, _divergence(q, jnp.where(far, 0, gap)))
 
 
 def kl_inverse(q: ArrayLike, budget: ArrayLike, /) -> Array:

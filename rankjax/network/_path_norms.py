@@ -41,7 +41,7 @@ def path_norms(
     if unclear or set(found) - held:
         return jnp.full(2, jnp.nan, jnp.float32)
 
-    def norm(order: int) -> Array:
+    def norm(arrays: list[Array], order: int) -> Array:
         def change(number: int, eqn: Any, values: list[Any]) -> list[Any]:
             use, values = trace.uses.get(number), list(values)
             if use is not None:
@@ -54,7 +54,7 @@ def path_norms(
         output = run(program, arrays, ones, at=set(), change=change)[0]
         return at_least_float32(_root(largest(jnp.asarray(output)), order))
 
-    return jnp.stack([norm(order) for order in (1, 2)])
+    return jax.jit(lambda arrays: jnp.stack([norm(arrays, order) for order in (1, 2)]))(arrays)
 
 
 def path_norms_of_chain(structure: Structure, matrices: Sequence[Array]) -> Array | None:

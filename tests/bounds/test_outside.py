@@ -41,7 +41,7 @@ OUTSIDE = {
     "residual": (residual, "two branches"),
     "normalized": (normalized, "multiplies or divides activations"),
     "attention": (lambda p, x: (x @ p["a"]) @ (p["a"].T @ x.T @ x) @ p["d"], "matrices of activ"),
-    "gate": (lambda p, x: jax.nn.sigmoid(x @ p["a"]) * (x @ p["a"]) @ p["b"], "multiplies or div"),
+    "gate": (lambda p, x: jnp.tanh(x @ p["a"]) * (x @ p["a"]) @ p["b"], "multiplies or div"),
     "square": (chain(jnp.square), "Lipschitz constant is not known"),
     "sign": (chain(jnp.sign), "Lipschitz constant is not known"),
     "not 0 at 0": (chain(jax.nn.softplus), "not 0 at 0"),

@@ -197,7 +197,7 @@ print("same")
     assert done.stdout == "same\n", done.stderr
 
 
-@pytest.mark.parametrize("size", [8e37, 1e38, 3e38])
+@pytest.mark.parametrize("size", [8e37, 1e38, 2e38])
 def test_sizes_whose_reciprocal_is_not_normal(size):
     a = np.float32(size) * jnp.diag(jnp.asarray([1.0, 0.5], jnp.float32))
     params = {"kernel": a}

@@ -323,9 +323,14 @@ def test_complex_weights_are_refused_by_path():
     params = {"first": PARAMS["first"], "last": {"weight": W2.astype(complex)}}
     for call in (
         lambda: describe(params),
-        lambda: describe(params, apply=lambda p, x: jnp.abs(two_layers(p, x)), example=X),
+        lambda: describe(
+            params,
+            apply=lambda p, x: jnp.abs(x.astype(complex) @ p["last"]["weight"][:2]),
+            example=X,
+            axes={"last/weight": ((1,), (0,))},
+        ),
         lambda: STRUCTURE.matrices(params),
         lambda: Sample.from_data(STRUCTURE, params, X, Y, apply=two_layers),
     ):
-        with pytest.raises(ValueError, match="'last/weight'.* is complex"):
+        with pytest.raises(ValueError, match=r"'last/weight'.* is complex"):
             call()

@@ -7,6 +7,7 @@ from jax.test_util import check_grads
 from rankjax.bounds import rank_sparse
 from rankjax.network import Sample, View, describe, measure
 from rankjax.training import (
+    add_schatten_decay,
     log_det_penalty,
     nuclear_penalty,
     rank_sparse_penalty,
@@ -142,10 +143,10 @@ def test_bad_weights_and_trees_are_named():
 def test_a_computed_matrix_is_penalized_through_its_leaves_and_not_replaced():
     params = {"w": jnp.eye(3, 4), "gain": jnp.full(4, 2.0)}
     apply = lambda p, x: x @ (p["w"] * p["gain"][None])  # noqa: E731
-    structure = rankjax.describe(params, apply=apply, example=jnp.ones((1, 3)))
-    np.testing.assert_allclose(training.nuclear_penalty(structure, params), 6)
-    gradient = jax.grad(lambda p: training.nuclear_penalty(structure, p))(params)
+    structure = describe(params, apply=apply, example=jnp.ones((1, 3)))
+    np.testing.assert_allclose(nuclear_penalty(structure, params), 6)
+    gradient = jax.grad(lambda p: nuclear_penalty(structure, p))(params)
     np.testing.assert_allclose(gradient["gain"], [1, 1, 1, 0], atol=1e-12)
-    decay = training.add_schatten_decay(structure, 0.1, p=1.0)
+    decay = add_schatten_decay(structure, 0.1, p=1.0)
     with pytest.raises(ValueError, match="'w' is computed from"):
         decay.update(params, decay.init(params), params)
