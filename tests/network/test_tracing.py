@@ -88,6 +88,7 @@ CHANGES = {
     "its sign": (lambda p, x: x @ -p["w"], {"w": W}, [-W]),
     "turned around": (lambda p, x: x @ p["w"][::-1], {"w": W}, [W[::-1]]),
     "a part": (lambda p, x: x[:, 1:] @ p["w"][1:], {"w": W}, [W[1:]]),
+    "one column": (lambda p, x: x @ p["w"][:, :1], {"w": W}, [W[:, :1]]),
     "every other column": (lambda p, x: x @ p["w"][:, ::2], {"w": W}, [W[:, ::2]]),
     "its axes regrouped": (
         lambda p, x: x @ p["w"].reshape(2, 3, 4).transpose(1, 0, 2).reshape(6, 4),
