@@ -35,6 +35,20 @@ def matmul(x: Array, y: Array) -> Array:
     return jnp.matmul(x, y, precision=HIGHEST)
 
 
+def largest(
+    x: Array, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False
+) -> Array:
+    """The largest entry, 0 if there is none, and NaN if one is NaN.
+
+    On CPUs, XLA drops NaN from ``max`` along a short last axis of a large array (jax 0.10.2).
+    """
+    if 0 in x.shape:
+        return jnp.max(x, axis=axis, keepdims=keepdims, initial=0)
+    top = jnp.max(x, axis=axis, keepdims=keepdims)
+    lost = jnp.any(jnp.isnan(x), axis=axis, keepdims=keepdims)
+    return jnp.where(lost, jnp.asarray(jnp.nan, x.dtype), top)
+
+
 def transpose(x: Array) -> Array:
     """Swaps the last two axes."""
     return jnp.swapaxes(x, -1, -2)

@@ -6,7 +6,7 @@
 from itertools import groupby
 from pathlib import Path
 
-from rankjax.certificates.theorem._activations import ACTIVATIONS, Activation
+from rankjax.network.internal import ACTIVATIONS, Activation
 from rankjax.certificates.theorem._rules import RULES
 
 PAGE = Path(__file__).parents[1] / "theory.md"

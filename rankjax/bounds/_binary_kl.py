@@ -26,7 +26,12 @@ def binary_kl(q: ArrayLike, p: ArrayLike, /) -> Array:
         0.03669
     """
     q, p = jnp.broadcast_arrays(_float(q), _float(p))
-    return _divergence(q, p - q)
+    gap = p - q
+    # Where p is much smaller than q, the gap no longer tells p.
+    far = (p > 0) & (p < q / 2)
+    top, low = jnp.where(far, q, 1), jnp.where(far, p, 1)
+    whole = gap + top * (jnp.log(top) - jnp.log(low)) + _of_rest(q, gap)
+    return jnp.where(far, whole, _divergence(q, jnp.where(far, 0, gap)))
 
 
 def kl_inverse(q: ArrayLike, budget: ArrayLike, /) -> Array:
@@ -77,10 +82,14 @@ def _g(x: Array) -> Array:
 
 def _divergence(q: Array, gap: Array) -> Array:
     """``kl(q || q + gap)``."""
-    rest = 1 - q
     up = jnp.where(q > 0, q * _g(gap / jnp.where(q > 0, q, 1)), gap)
-    down = jnp.where(rest > 0, rest * _g(-gap / jnp.where(rest > 0, rest, 1)), -gap)
-    return up + down
+    return up + _of_rest(q, gap)
+
+
+def _of_rest(q: Array, gap: Array) -> Array:
+    """``(1 - q) ln((1 - q)/(1 - p)) - gap``, the summand of ``1 - q``."""
+    rest = 1 - q
+    return jnp.where(rest > 0, rest * _g(-gap / jnp.where(rest > 0, rest, 1)), -gap)
 
 
 @jax.custom_jvp

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from rankjax.bounds._compression import compression
 from rankjax.bounds._conv_norm import conv_norm
-from rankjax.bounds._facts import Facts, check_delta
+from rankjax.bounds._facts import ASSUMED, Facts, check_delta
 from rankjax.bounds._frobenius import frobenius, one_inf
 from rankjax.bounds._graf import graf_norm
 from rankjax.bounds._pac_bayes_gaussian import pac_bayes_gaussian
@@ -67,7 +67,8 @@ def compare(
 
     Returns:
         ``Table``. A bound that needs something the sample does not have is left out, with the
-        reason.
+        reason; so are the explicit bounds of a network that is no chain of its layers
+        (``structure.outside``). Of a structure described by names, they say what they assume.
 
     Raises:
         ValueError: neither a sample nor data, both, a margin that is not positive, or parameters
@@ -94,7 +95,21 @@ def compare(
     results, left_out = all_bounds(measured, sample, gamma=margin, delta=delta)
     if perturbed is not None:
         results += (pac_bayes_gaussian(measured, sample, perturbed=perturbed, delta=delta),)
-    return Table((*results, *more), margin, int(jnp.asarray(sample.n)), left_out)
+    return Table(
+        (*results, *more), margin, int(jnp.asarray(sample.n)), left_out, facts_of(structure)
+    )
+
+
+def facts_of(structure: Structure) -> tuple[tuple[str, Any], ...]:
+    """What a reader of a table should know of the network."""
+    facts = []
+    if structure.outside:
+        facts.append(("No chain of its layers, for the network", "; ".join(structure.outside)))
+    if structure.outside is None:
+        facts.append(("Described by names alone", ASSUMED))
+    if structure.biases:
+        facts.append(("Added to activations and not counted", ", ".join(structure.biases)))
+    return tuple(facts)
 
 
 def all_bounds(
@@ -106,9 +121,13 @@ def all_bounds(
     possible, left_out = [], []
     for i, (name, call) in enumerate(calls):
         try:
-            jax.eval_shape(call, measured, sample)
+            kind = jax.eval_shape(call, measured, sample).kind
         except Inapplicable as error:
             left_out.append((name, str(error)))
+            continue
+        outside = measured.structure.outside
+        if kind == "explicit" and outside:
+            left_out.append((name, f"its theorem is about chains; the network {outside[0]}"))
         else:
             possible.append(i)
     results = _evaluate(measured, sample, gamma, delta, tuple(possible))
@@ -141,6 +160,7 @@ def _calls(gamma: ArrayLike, delta: float) -> list[tuple[str, Callable[..., Boun
         call("vc", vc),
         call("low_rank", low_rank, gamma=gamma),
         call("low_rank_c2", low_rank, gamma=gamma, c=2.0),
+        call("rank_sparse, explicit", rank_sparse, kind="explicit", delta=delta),
         call("spectral, explicit", spectral, delta=delta, **explicit),
         call("frobenius, explicit", frobenius, **explicit),
         call("frobenius_neyshabur, explicit", frobenius, version="neyshabur", **explicit),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from rankjax._linear_algebra import largest
 from rankjax.bounds._facts import Facts, exp, log, total
 from rankjax.bounds._result import BoundResult, Inapplicable
 from rankjax.network import Measured, Sample
@@ -73,7 +74,7 @@ def conv_norm(
     i = np.arange(len(patches))
     between = (i[None, None, :] > i[:, None, None]) & (i <= i[:, None])[None]
     reach = jnp.sum(jnp.where(between, growth, 0), -1) - after[None, :]
-    reach = jnp.max(jnp.where(i[None, :] >= i[:, None], reach, -jnp.inf), axis=1)
+    reach = largest(jnp.where(i[None, :] >= i[:, None], reach, -jnp.inf), 1)
     reach = reach.at[-1].set(-log_gamma)
     rows = measured.per_layer(measured.row_norms_moved, jnp.sum)
     last = jnp.asarray(i == i[-1])
@@ -83,7 +84,7 @@ def conv_norm(
     log_r, per_layer = total(logs, 2 / 3)
     sizes = jnp.log(facts.number(facts.outputs))
     log_cover = jnp.logaddexp(
-        jnp.log(facts.number(32)) + jnp.max(logs + sizes) + 2 * jnp.log(n),
+        jnp.log(facts.number(32)) + largest(logs + sizes) + 2 * jnp.log(n),
         jnp.log(7 * n) + jnp.max(sizes),
     )
     constant = 768 * jnp.sqrt(log_cover / math.log(2)) * jnp.log(n) / jnp.sqrt(n)

@@ -21,9 +21,14 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from rankjax._linear_algebra import largest
 from rankjax.bounds._result import BoundResult, Inapplicable, Kind, Quantity
 from rankjax.network import Measured, Sample
 from rankjax.network.internal import positive_margin
+
+ASSUMED = (
+    "assumed is a chain of these layers, a dense one applied once, with 1-Lipschitz activations"
+)
 
 
 class Facts:
@@ -82,7 +87,7 @@ class Facts:
                 f"sample: got norms of {norms.shape[0]} layers, measured has {count}; both must "
                 "come from one structure"
             )
-        return jnp.max(norms, axis=1)
+        return largest(norms, 1)
 
     @cached_property
     def uses(self) -> np.ndarray:
@@ -194,17 +199,27 @@ class Facts:
     ) -> BoundResult:
         """A ``BoundResult`` from the logarithm of its value; ``quantity``: of an explicit bound."""
         dominant = kind == "dominant"
+        source = f"{source}, dominant term" if dominant else source + self._caveat()
         return BoundResult(
             value=exp(log_value),
             per_layer=per_layer,
             terms={"log": log_value, **(terms or {})},
             name=name,
             kind=kind,
-            source=f"{source}, dominant term" if dominant else source,
+            source=source,
             layers=self.measured.structure.names,
             quantity="dominant term" if dominant else quantity,
             parts=parts,
         )
+
+    def _caveat(self) -> str:
+        """What the theorem does not know of the network, for the row of an explicit bound."""
+        structure = self.measured.structure
+        if structure.outside is None:
+            return f"; {ASSUMED}"
+        if structure.outside:
+            return f"; not for this network: it {structure.outside[0]}"
+        return "; for the network without its biases" if structure.biases else ""
 
 
 def log(value: Array) -> Array:
@@ -222,7 +237,7 @@ def exp(value: Array) -> Array:
 def total(logs: Array, power: float = 1.0) -> tuple[Array, Array]:
     """``log (sum_l exp(power logs_l))^(1/power)`` and the summands; logarithms may be -inf."""
     # A constant: it cancels, and the rule of ``max`` is NaN where XLA rounds ``logs`` in two ways.
-    top = jax.lax.stop_gradient(jnp.max(logs))
+    top = jax.lax.stop_gradient(largest(logs))
     top = jnp.where(top == -jnp.inf, 0, top)
     added = jnp.sum(exp(power * (logs - top)))
     return top + log(added) / power, exp(power * logs)

@@ -42,7 +42,7 @@ def graf_norm(
         uses; the value is the sum to the power 3/2 times ``terms["scale"]``, plus 4 / n.
 
     Raises:
-        ValueError: ``gamma <= 0``.
+        ValueError: ``gamma <= 0``, or a convolution whose number of positions is unknown.
 
     Not differentiable in a useful way: it is constant between the jumps of ``ceil``. Cost:
     O(layers).
@@ -94,7 +94,7 @@ def graf_parameters(
         times 144 / n; the value is the root of their sum.
 
     Raises:
-        ValueError: ``gamma <= 0``.
+        ValueError: ``gamma <= 0``, or a convolution whose number of positions is unknown.
 
     Not differentiable in a useful way: it is constant between the jumps of ``ceil``. Cost:
     O(layers).
@@ -128,6 +128,7 @@ def graf_parameters(
 
 
 def _log_c(facts: Facts) -> Array:
+    facts.positions  # noqa: B018  (for its error: the norm of a convolution needs its geometry)
     data = log(facts.number(facts.sample.frobenius)) - jnp.log(facts.n) / 2
     taps = facts.measured.per_layer(facts.measured.tap_norms_moved, jnp.sum)
     return jnp.log(4 / facts.gamma) + data + facts.log_rest() + log(taps)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from rankjax._arguments import one_of
+from rankjax._linear_algebra import largest
 from rankjax.bounds._facts import Facts, exp, log
 from rankjax.bounds._graf import graf_parameters
 from rankjax.bounds._result import BoundResult, Kind
@@ -138,7 +139,7 @@ def low_rank(
     scale = log(radius) - jnp.log(facts.gamma) - jnp.log(facts.n) / 2
     scale = scale + jnp.log(facts.number(facts.depth))
     scale = scale + jnp.log(facts.number(facts.width)) / 2
-    log_value = scale + log(jnp.min(rank)) + jnp.sum(powers)
+    log_value = scale + log(-largest(-rank)) + jnp.sum(powers)
     return facts.result(
         log_value, exp(powers), name="low_rank" if c == 1 else f"low_rank_c{c:g}",
         kind="dominant", parts="value = scale * smallest rank * product of parts",

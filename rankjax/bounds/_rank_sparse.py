@@ -12,6 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from rankjax._arguments import concrete, non_negative, one_of
+from rankjax._linear_algebra import largest
 from rankjax.bounds._facts import Facts, exp, log, total
 from rankjax.bounds._rank_sparse_explicit import rank_sparse_explicit
 from rankjax.bounds._result import BoundResult, Kind
@@ -92,10 +93,11 @@ def rank_sparse(
         delta: confidence of the explicit form.
 
     Returns:
-        ``BoundResult``. Dominant: ``per_layer`` are the summands of ``R^2``, and ``terms`` holds
-        ``p``, ``margin_factor`` (``T_l``), ``soft_rank`` (``|A_l - M_l|_{S_p}^p / |A_l|^p``) and
-        ``R``. Explicit: ``per_layer`` is ``C_l / n``, and ``terms`` holds ``margin``,
-        ``margin_error``, ``rank`` (``k_l``), ``error`` (``e_l``) and ``rest``.
+        ``BoundResult``. Dominant: ``per_layer`` are the summands of ``R^2``; a matrix that is used
+        several times is as many layers. ``terms`` holds ``p``, ``margin_factor`` (``T_l``),
+        ``soft_rank`` (``|A_l - M_l|_{S_p}^p / |A_l|^p``) and ``R``. Explicit: ``per_layer`` is
+        ``C_l / n``, and ``terms`` holds ``margin``, ``margin_error``, ``rank`` (``k_l``), ``error``
+        (``e_l``) and ``rest``.
 
     Raises:
         ValueError: for an unknown kind or form, a negative ``p``, ``gamma <= 0``, ``p`` of a wrong
@@ -151,9 +153,10 @@ def _rank_sparse(
 ) -> BoundResult:
     logs = _Logs(measured, sample, gamma, form, last_width)
     log_soft, log_term = logs.terms(p, eps, eps_mode)
-    log_root, per_layer = total(log_term / 2, 2)
     facts = logs.facts
-    depth = facts.number(per_layer.shape[0])
+    # A matrix that is used several times is as many layers.
+    log_root, per_layer = total((log_term + jnp.log(facts.times)) / 2, 2)
+    depth = facts.number(facts.depth)
     return facts.result(
         log_root + (jnp.log(depth) - jnp.log(facts.n)) / 2,
         per_layer,
@@ -237,7 +240,6 @@ class _Logs:
         self, measured: Measured, sample: Sample, gamma: Array, form: Form, last_width: int | None
     ):
         self.measured, self.facts = measured, Facts(measured, sample)
-        self.facts.positions  # noqa: B018  (for its error)
         norm = measured.operator_norm
         dtype = norm.dtype
         self.norm = log(norm)
@@ -253,16 +255,14 @@ class _Logs:
         self.without_own -= jnp.log(gamma)
         self.margin_factor = self.without_own + self.norm
         out, in_ = (measured.static(lambda layer, i=i: layer.matrix_shape[i]) for i in (0, 1))
-        width = measured.static(
-            lambda layer: layer.positions * layer.matrix_shape[0] * layer.parallel
-        )
+        width = self.facts.outputs
         if last_width is not None:
             width[-1] = last_width
         self.size = jnp.log(jnp.asarray(out + in_, dtype))
         self.width = jnp.log(jnp.asarray(width, dtype))
-        tops = tuple(jnp.max(s, -1, initial=0) for s in measured.sigma_moved)
+        tops = tuple(largest(s, -1) for s in measured.sigma_moved)
         #: log |A_l - M_l|
-        self.moved = log(measured.per_layer(tops, jnp.max))
+        self.moved = log(measured.per_layer(tops, largest))
 
     def power(self, p: Array, eps: ArrayLike = 0.0, eps_mode: EpsMode = "relative") -> Array:
         """``log sum_i u_i^p`` with ``u_i`` the singular values of A - M over the largest."""
@@ -270,14 +270,16 @@ class _Logs:
         for sigma in self.measured.sigma_moved:
             mine = jnp.minimum(p[start : start + sigma.shape[0]], _LARGEST_POWER)[:, None]
             start += sigma.shape[0]
-            scale = jnp.max(sigma, axis=(1, 2), initial=0)[:, None]
-            scale = jnp.where(scale > 0, scale, 1)
+            scale = largest(sigma, (1, 2))[:, None]
+            # A power of two where the reciprocal would be subnormal and flushed to 0.
+            shrink = jnp.where(scale > spectrum.divisor(scale), 1 / 16, 1).astype(sigma.dtype)
+            scale = jnp.where(scale == 0, 1, scale) * shrink
             e = jnp.asarray(eps, sigma.dtype)
             if eps_mode == "relative":
                 # Constant under differentiation, while the scale is not.
                 e = e * jax.lax.stop_gradient(spectrum.largest(sigma))
-            unit = sigma / scale[..., None]
-            sums = spectrum.power_sum(unit, p=mine, eps=e / scale, eps_mode="absolute")
+            unit = sigma * shrink[..., None] / scale[..., None]
+            sums = spectrum.power_sum(unit, p=mine, eps=e * shrink / scale, eps_mode="absolute")
             parts.append(jnp.sum(sums, axis=1))
         return log(jnp.concatenate(parts))
 
@@ -298,12 +300,11 @@ class _Logs:
         for sigma in self.measured.sigma_moved:
             mine = w[start : start + sigma.shape[0]][:, None, None]
             start += sigma.shape[0]
-            top = jnp.max(sigma, axis=(1, 2), keepdims=True, initial=0)
-            unit = sigma / jnp.where(top > 0, top, 1)
+            top = largest(sigma, (1, 2), keepdims=True)
             rtol = spectrum.default_rtol(sigma.shape[-1], sigma.dtype)
             # Relative to each matrix, as in ``power``.
-            keep = sigma > rtol * jnp.max(sigma, axis=-1, keepdims=True, initial=0)
-            log_unit = jnp.log(jnp.where(keep, unit, 1))
+            keep = sigma > rtol * largest(sigma, -1, keepdims=True)
+            log_unit = jnp.where(keep, log(sigma) - log(top), 0)
             weight = jnp.where(keep, jnp.exp((2 / mine - 2) * log_unit), 0)
             total = jnp.sum(weight, axis=(1, 2))
             total = jnp.where(total > 0, total, 1)

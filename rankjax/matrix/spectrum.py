@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from rankjax._arguments import non_negative, one_of
 from rankjax.matrix._scalar_power import EpsMode, SchattenPower
-from rankjax.matrix._scaling import divisor
+from rankjax.matrix._scaling import divisor as divisor
 
 
 def default_rtol(size: int, dtype: jnp.dtype) -> float:

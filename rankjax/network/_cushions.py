@@ -11,10 +11,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from rankjax._linear_algebra import largest
 from rankjax.network._examples import batches
 from rankjax.network._paths import Skeleton, array_paths, split_arrays
+from rankjax.network._running import run
 from rankjax.network._structure import Structure, check_structure
-from rankjax.network._tracing import Use, interpret
+from rankjax.network._traced_layers import uses_by_name
+from rankjax.network._tracing import trace_uses
 
 
 @partial(
@@ -79,7 +82,7 @@ class Cushions:
             parts.append(_cushions(structure, skeleton, arrays, batch, keys, apply, probes))
         # The last batch is padded with copies of the last example, which change no extreme value.
         layer, inter, contraction, output = (jnp.concatenate(a) for a in zip(*parts, strict=True))
-        return cls(layer.min(0), inter.min(0), contraction.max(), output.max())
+        return cls(-largest(-layer, 0), -largest(-inter, 0), largest(contraction), largest(output))
 
 
 @partial(jax.jit, static_argnames=("structure", "apply", "skeleton", "probes"))
@@ -94,35 +97,38 @@ def _cushions(structure: Structure, skeleton: Skeleton, arrays, x, keys, apply, 
         ]
     )
     wanted = {layer.path for layer in structure.layers}
+    shapes = {path: jnp.shape(a) for path, a in zip(paths, arrays, strict=True)}
 
-    def run(x, shifts, data=None):
+    def run_shifted(x, shifts, data=None):
         """The pre-activations of all layers, each shifted by one of ``shifts``, and the outputs."""
-        seen: list[Array] = []
-
-        def on_output(use: Use, out: Array) -> Array:
-            if paths[use.leaf] not in wanted:
-                return out
-            out = out + shifts[len(seen)].reshape(out.shape) if shifts is not None else out
-            seen.append(out)
-            return out
-
-        def on_use(use: Use, value: Array) -> None:
-            if data is not None and paths[use.leaf] in wanted:
-                data.append(jnp.linalg.norm(value.ravel()))
-
         batch = jax.tree.map(lambda a: a[None], x)
-        trace = interpret(lambda p, x: apply(skeleton.fill(p), x), arrays, batch, on_use, on_output)
-        return [s.ravel() for s in seen], jnp.asarray(trace.output).ravel()
+        program = trace_uses(lambda p, x: apply(skeleton.fill(p), x), arrays, batch)
+        named = uses_by_name(program.trace, shapes)
+        places = [use for path in named if path in wanted for use in named[path]]
+        numbers = sorted(use.number for use in places)
+        sides = {use.number: use.side for use in places}
+
+        def look(number: int, values: list[Any], outs: list[Any]) -> tuple[list[Any], Any]:
+            out = outs[0]
+            if shifts is not None:
+                out = out + shifts[numbers.index(number)].reshape(out.shape)
+            size = jnp.linalg.norm(jnp.asarray(values[1 - sides[number]]).ravel())
+            return [out], (out, size)
+
+        outputs, kept = run(program, arrays, batch, at=set(numbers), look=look)
+        if data is not None:
+            data += [kept[number][1].ravel()[0] for number in numbers]
+        return [kept[number][0].ravel() for number in numbers], jnp.asarray(outputs).ravel()
 
     def one(x, key):
         data: list[Array] = []
-        points, outputs = run(x, None, data)
+        points, outputs = run_shifted(x, None, data)
         if len(points) != norms.shape[0]:
             raise ValueError(f"apply uses {len(points)} matrices, the structure has {len(norms)}")
         size = jnp.stack([jnp.linalg.norm(p) for p in points])
         inputs = jnp.stack(data)
         # What the activations take away; the last layer has none.
-        contraction = jnp.max(jnp.append(size[:-1] / inputs[1:], 1))
+        contraction = largest(jnp.append(size[:-1] / inputs[1:], 1))
         zeros = [jnp.zeros_like(p) for p in points]
         cushions = []
         for i, point in enumerate(points):
@@ -131,13 +137,13 @@ def _cushions(structure: Structure, skeleton: Skeleton, arrays, x, keys, apply, 
 
             def push(v, i=i):
                 tangent = [*zeros[:i], v, *zeros[i + 1 :]]
-                moved = jax.jvp(lambda s: run(x, s)[0], (zeros,), (tangent,))[1]
+                moved = jax.jvp(lambda s: run_shifted(x, s)[0], (zeros,), (tangent,))[1]
                 return jnp.stack([jnp.sum(jnp.square(m)) for m in moved[i:]])
 
             squares = jax.lax.map(push, directions)
             frobenius = jnp.mean(squares[1:], axis=0)
             ratios = jnp.sqrt(squares[0, 1:] / frobenius[1:]) / size[i]
-            cushions.append(jnp.min(jnp.append(ratios, 1 / jnp.sqrt(point.size))))
+            cushions.append(-largest(-jnp.append(ratios, 1 / jnp.sqrt(point.size))))
         layer = size / (norms.astype(size.dtype) * inputs)
         return layer, jnp.stack(cushions), contraction, jnp.linalg.norm(outputs)
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import jax
 
+from rankjax.network._examples import one_of
 from rankjax.network._left_out import LeftOut, Reason
 from rankjax.network._names import is_convolution, view_by_name
 from rankjax.network._paths import natural_order, paths_and_leaves, split_arrays
-from rankjax.network._structure import Layer, Structure, check_both
-from rankjax.network._tracing import Trace, Use, interpret
+from rankjax.network._structure import Layer, Structure, check_both, check_real
+from rankjax.network._traced_layers import layers_of, outside_of
+from rankjax.network._tracing import Trace, trace_uses
 from rankjax.network._view import View
 
 Axes = View | tuple[Sequence[int], Sequence[int]]
@@ -27,15 +29,18 @@ def describe(
     example: Any = None,
     axes: Mapping[str, Axes] | None = None,
     mask: Mask = None,
-    lipschitz: float | Mapping[str, float] = 1.0,
+    lipschitz: float | Mapping[str, float] | None = None,
 ) -> Structure:
     """Find the weight matrices of a parameter tree.
 
     With ``apply`` and ``example`` the forward function is traced (nothing is computed): each
     leaf that multiplies the data in a matrix product or a convolution is a layer, in the order of
-    use, with its rows, columns, groups, strides and number of positions as they really are. Without
-    them, names decide (``kernel``: Flax, ``weight``: torch and Equinox), and the number of
-    positions of a convolution stays unknown.
+    use, with its rows, columns, groups, strides and number of positions as they really are. A leaf
+    that is changed first (a scale, a mask, weight normalization, ``W + A B``, a part of it) is
+    followed: the layer is the matrix that acts, computed by the same steps. What else the network
+    does, and bounds for chains of layers do not allow, is in ``Structure.outside``. Without
+    ``apply``, names decide (``kernel``: Flax, ``weight``: torch and Equinox), the number of
+    positions of a convolution stays unknown, and a dense layer counts as applied once.
 
     Args:
         params: Flax NNX state or Linen dictionary, Equinox module, or any tree of arrays.
@@ -45,16 +50,17 @@ def describe(
             includes leaves that are left out by default.
         mask: which of the matrices to keep: a predicate of ``(path, leaf)``, or a tree (or prefix
             tree) of bools; ``True`` means included.
-        lipschitz: Lipschitz constant of the non-linearity that follows a layer: one number, or a
-            mapping from paths (others: 1). ReLU, tanh and max over disjoint windows have 1,
-            GELU 1.13, SiLU 1.1.
+        lipschitz: Lipschitz constant of what follows a layer, before the next one: one number, or a
+            mapping from paths. ``None``, and for other paths: what the traced program shows, at
+            least 1 (ReLU, tanh and max over disjoint windows have 1, GELU 1.13, SiLU 1.1); an
+            activation of unknown constant is in ``outside``. Without ``apply``: 1.
 
     Returns:
         A static ``Structure``. Layers come in the order of use, or in natural order of their paths.
 
     Raises:
-        ValueError: if the tree holds no matrix, the mask leaves none, a path is unknown, or only
-            one of ``apply`` and ``example`` is given.
+        ValueError: if the tree holds no matrix, the mask leaves none, a path is unknown, a matrix
+            is complex, or only one of ``apply`` and ``example`` is given.
 
     Example:
         >>> import jax.numpy as jnp
@@ -67,21 +73,27 @@ def describe(
         Dense_0/bias  (3,)  a bias, not a weight matrix
     """
     leaves = [(path, leaf) for path, leaf in paths_and_leaves(params) if hasattr(leaf, "shape")]
-    shapes = {path: tuple(leaf.shape) for path, leaf in leaves}
+    shapes: dict[str, tuple[int, ...]] = {path: tuple(leaf.shape) for path, leaf in leaves}
     _check_paths("axes", axes or {}, shapes)
     if isinstance(lipschitz, Mapping):
         _check_paths("lipschitz", lipschitz, shapes)
     check_both(apply, example)
     found: dict[str, Layer | LeftOut] = {}
+    facts = None
     if apply is None:
         for path in sorted(shapes, key=natural_order):
             found[path] = _named_layer(path, shapes[path])
     else:
-        found = _traced_layers(params, example, apply, shapes)
+        facts = _trace(params, example, apply)
+        found = layers_of(facts, shapes)
     for path, given in (axes or {}).items():
         view = given if isinstance(given, View) else View(tuple(given[0]), tuple(given[1]))
         view.validate(path, shapes[path])
         before = found[path]
+        if isinstance(before, LeftOut) and facts is not None:
+            raise ValueError(
+                f"axes for {path!r}: apply does not multiply data by it as a matrix: {before.text}"
+            )
         if isinstance(before, Layer):
             if before.convolution and sorted(view.in_) == sorted(before.view.in_):
                 view = replace(view, in_=before.view.in_)  # the order of the window
@@ -89,22 +101,40 @@ def describe(
         else:
             found[path] = Layer(path, shapes[path], view, positions=1)
     included = _mask_by_path(mask, params, dict(leaves))
-    layers, left_out = [], []
+    layers, left_out, unknown = [], [], []
     for path, layer in found.items():
-        if isinstance(layer, Layer) and included(path):
-            constant = lipschitz.get(path, 1.0) if isinstance(lipschitz, Mapping) else lipschitz
-            _check_lipschitz(path, constant)
-            layers.append(replace(layer, lipschitz=float(constant)))
-        elif isinstance(layer, Layer):
-            left_out.append(LeftOut(path, shapes[path], Reason.MASKED))
-        else:
+        if isinstance(layer, LeftOut):
             left_out.append(layer)
+            continue
+        main = layer.leaves[0][0]
+        if not included(main):
+            left_out.append(LeftOut(path, layer.shape, Reason.MASKED))
+            continue
+        for leaf, _ in layer.leaves:
+            check_real(leaf, dict(leaves)[leaf])
+        given = lipschitz
+        constant = given.get(path, given.get(main)) if isinstance(given, Mapping) else given
+        if constant is None:
+            constant = layer.lipschitz
+            if math.isnan(constant):
+                unknown.append(path)
+                constant = 1.0
+        _check_lipschitz(path, constant)
+        layers.append(replace(layer, lipschitz=float(constant)))
     if not layers:
         seen = [f"  {leaf.path} {leaf.shape}: {leaf.text}" for leaf in left_out]
         which = "params holds" if mask is None else "mask matches"
         text = "\n".join(seen or ["  (no leaves)"])
         raise ValueError(f"{which} no weight matrix; its leaves are\n{text}")
-    return Structure(tuple(layers), tuple(left_out))
+    outside, biases, homogeneous = None, (), False
+    if facts is not None:
+        paths = list(shapes)
+        outside = outside_of(facts, shapes, left_out, unknown)
+        biases = tuple(paths[i] for i in sorted(facts.added_leaves))
+        homogeneous = not outside and facts.output is not None and not facts.output.bent
+    return Structure(
+        tuple(layers), tuple(left_out), outside=outside, biases=biases, homogeneous=homogeneous
+    )
 
 
 def _named_layer(path: str, shape: tuple[int, ...]) -> Layer | LeftOut:
@@ -114,56 +144,10 @@ def _named_layer(path: str, shape: tuple[int, ...]) -> Layer | LeftOut:
     return Layer(path, shape, view, positions=None if is_convolution(path, view) else 1)
 
 
-def _traced_layers(params, example, apply, shapes) -> dict[str, Layer | LeftOut]:
-    first = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), example)
+def _trace(params: Any, example: Any, apply: Callable[[Any, Any], Any]) -> Trace:
     arrays, skeleton = split_arrays(params)
     abstract = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
-    trace = Trace()
-
-    def look(leaves, x):
-        nonlocal trace
-        found = interpret(lambda p, x: apply(skeleton.fill(p), x), leaves, x)
-        trace = replace(found, output=None)  # a tracer, which must not outlive the trace
-        return found.output
-
-    jax.eval_shape(look, abstract, first)
-    paths = list(shapes)
-    found: dict[str, Layer | LeftOut] = {}
-    uses: dict[int, list[Use]] = {}
-    for use in trace.uses:
-        uses.setdefault(use.leaf, []).append(use)
-    for leaf, of_leaf in uses.items():
-        path, first_use = paths[leaf], of_leaf[0]
-        layer = Layer(path, shapes[path], first_use.view, convolution=first_use.convolution)
-        repeats = math.ceil(len(of_leaf) / layer.stacked)
-        total = math.ceil(sum(use.positions for use in of_leaf) / layer.stacked)
-        geometry = first_use.convolution
-        depthwise = (
-            geometry is not None
-            and geometry.groups > 1
-            and layer.matrix_shape[1] == math.prod(window.size for window in geometry.windows)
-        )
-        if depthwise:
-            found[path] = LeftOut(path, shapes[path], Reason.DEPTHWISE)
-        else:
-            found[path] = replace(layer, uses=repeats, positions=total)
-    for leaf, path in enumerate(paths):
-        if leaf not in uses:
-            found[path] = _other_use(path, shapes[path], trace.other.get(leaf))
-    return found
-
-
-def _other_use(path: str, shape: tuple[int, ...], primitives: tuple[str, ...] | None) -> LeftOut:
-    if primitives is None:
-        return LeftOut(path, shape, Reason.NOT_USED)
-    if set(primitives) == {"add"}:  # also two biases that are added to each other first
-        return LeftOut(path, shape, Reason.ADDED)
-    if primitives[0] == "mul":
-        return LeftOut(path, shape, Reason.MULTIPLIED)
-    if primitives == ("gather",):
-        return LeftOut(path, shape, Reason.LOOKED_UP)
-    how = f"meets the data through {', then '.join(primitives)!r}, not as a matrix"
-    return LeftOut(path, shape, Reason.OTHER_USE, how)
+    return trace_uses(lambda p, x: apply(skeleton.fill(p), x), abstract, one_of(example)).trace
 
 
 def _check_lipschitz(path: str, constant: float) -> None:

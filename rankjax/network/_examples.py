@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from rankjax._linear_algebra import largest
+
 
 def number_of_examples(x: Any, y: np.ndarray, batch_size: int) -> int:
     """n, after checking that labels and inputs fit together."""
@@ -23,6 +25,24 @@ def number_of_examples(x: Any, y: np.ndarray, batch_size: int) -> int:
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, must be at least 1")
     return len(y)
+
+
+def one_of(example: Any) -> Any:
+    """A batch of one example, by shapes and dtypes.
+
+    Raises:
+        ValueError: for a leaf that is no array with a leading example axis.
+    """
+
+    def one(leaf: Any) -> jax.ShapeDtypeStruct:
+        if not getattr(leaf, "shape", ()):
+            raise ValueError(
+                f"example: got {leaf!r}, must be arrays with a leading example axis; bind what is "
+                "no array, as in lambda params, x: network(params, x, train=False)"
+            )
+        return jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype)
+
+    return jax.tree.map(one, example)
 
 
 def batches(n: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
@@ -64,4 +84,4 @@ def logits_of_one(output: Any) -> Array:
 def margin_of(logits: Array, y: Array) -> Array:
     """``f(x)_y - max_{j != y} f(x)_j`` of one example."""
     others = jnp.where(jnp.arange(logits.shape[0]) == y, -jnp.inf, logits)
-    return logits[y] - jnp.max(others)
+    return logits[y] - largest(others)

@@ -24,6 +24,7 @@ class Reason(Enum):
     MULTIPLIED = "multiplies the data entry by entry: a scale"
     LOOKED_UP = "a lookup table (embedding), not a matrix applied to activations"
     OTHER_USE = "meets the data otherwise than as a matrix"
+    PART = "part of a matrix that is computed from several leaves"
     NOT_USED = "not used by apply"
     MASKED = "by the mask"
     # of the leaves of a checkpoint

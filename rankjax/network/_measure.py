@@ -14,7 +14,8 @@ from jax import Array
 
 from rankjax._arguments import at_least_float32
 from rankjax._explicit_axes import automatic
-from rankjax.matrix import SingularValueMethod, conv_norm_bound, singular_values
+from rankjax._linear_algebra import largest
+from rankjax.matrix import SingularValueMethod, conv_norm_bound, singular_values, spectrum
 from rankjax.network._by_shape import by_shape
 from rankjax.network._measured import Measured
 from rankjax.network._path_norms import path_norms, path_norms_of_chain
@@ -112,7 +113,7 @@ def _measure(
             jnp.sum(_row_norms(_by_tap(a, layer)), (-2, -1))
             for a, layer in zip(moved, structure.layers, strict=True)
         ),
-        one_inf=tuple(jnp.max(jnp.sum(jnp.abs(a), -1), -1, initial=0) for a in matrices),
+        one_inf=tuple(largest(jnp.sum(jnp.abs(a), -1), -1) for a in matrices),
         operator_norm=jnp.concatenate(
             [
                 _operator_norm(*known)
@@ -124,7 +125,7 @@ def _measure(
 
 def _operator_norm(layer: Layer, matrices: Array, sigma: Array) -> Array:
     """``(stacked,)``: upper bounds of the norm of the linear map."""
-    bound = layer.gather_norm * jnp.max(jnp.max(sigma, -1, initial=0), -1)
+    bound = layer.gather_norm * largest(largest(sigma, -1), -1)
     geometry = layer.convolution
     if geometry is None or layer.gather_norm == 1:  # then the product is exact
         return bound
@@ -161,5 +162,6 @@ def _by_tap(a: Array, layer: Layer) -> Array:
 
 def _row_norms(a: Array) -> Array:
     """2-norms of the rows, with derivative 0 at a zero row."""
-    squares = jnp.sum(jnp.square(a), -1)
-    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), squares)
+    unit = jax.lax.stop_gradient(spectrum.divisor(largest(jnp.abs(a), -1)))
+    squares = jnp.sum(jnp.square(a / unit[..., None]), -1)
+    return unit * jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), squares)

@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from rankjax._linear_algebra import largest
 from rankjax.matrix import spectrum
 from rankjax.network._structure import Layer, Structure
 
@@ -118,7 +119,7 @@ class Measured:
             row_norms_moved=single(self.row_norms_moved),
             tap_norms_moved=single(self.tap_norms_moved),
             one_inf=single(self.one_inf),
-            spectral_norm=jnp.max(self.sigma[leaf][member], initial=0),
+            spectral_norm=largest(self.sigma[leaf][member]),
             frobenius_norm=self._frobenius((self.sigma[leaf][member][None],))[0],
             frobenius_norm_moved=self._frobenius((self.sigma_moved[leaf][member][None],))[0],
             operator_norm=self.operator_norm[index],
@@ -182,12 +183,12 @@ class Measured:
         return self.per_layer(tuple(rank(sigma) for sigma in self.sigma), jnp.sum)
 
     def _largest(self, sigma: tuple[Array, ...]) -> Array:
-        return self.per_layer(tuple(jnp.max(s, -1, initial=0) for s in sigma), jnp.max)
+        return self.per_layer(tuple(largest(s, -1) for s in sigma), largest)
 
     def _frobenius(self, sigma: tuple[Array, ...]) -> Array:
         # Scaled by the largest value: squares of 1e-30 would underflow.
         tops = self._largest(sigma)
-        scale = jax.lax.stop_gradient(jnp.where(tops > 0, tops, 1))
+        scale = jax.lax.stop_gradient(spectrum.divisor(tops))
         sums, start = [], 0
         for values in sigma:
             unit = values / scale[start : start + values.shape[0], None, None]

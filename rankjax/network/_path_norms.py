@@ -11,9 +11,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from rankjax._arguments import at_least_float32
-from rankjax.network._left_out import Reason
-from rankjax.network._paths import path_string
+from rankjax._linear_algebra import largest
+from rankjax.network._examples import one_of
+from rankjax.network._paths import array_paths, split_arrays
+from rankjax.network._running import run
 from rankjax.network._structure import Structure
+from rankjax.network._traced_layers import uses_by_name
+from rankjax.network._tracing import trace_uses
 
 
 def path_norms(
@@ -22,15 +26,43 @@ def path_norms(
     """``(2,)``: for order 1 and 2, the largest over outputs of ``(sum |path|^order)^(1/order)``.
 
     Non-negative activations pass ReLU, max and average pooling as the theory of path norms wants
-    them to. Whether the network is positively homogeneous is checked by a second input, 2 instead
-    of 1: NaN if not. Biases (and all else that is added) are set to 0.
+    them to. NaN for a network that the trace does not show to be positively homogeneous, or that
+    the structure does not hold. What is added to activations is set to 0.
     """
-    return jnp.stack([_forward(structure, params, example, apply, order) for order in (1, 2)])
+    arrays, skeleton = split_arrays(params)
+    shapes = {path: jnp.shape(a) for path, a in zip(array_paths(params), arrays, strict=True)}
+    one = one_of(example)
+    program = trace_uses(lambda p, x: apply(skeleton.fill(p), x), arrays, one)
+    trace = program.trace
+    found = uses_by_name(trace, shapes)
+    held = {layer.path for layer in structure.layers}
+    out = trace.output
+    unclear = out is None or out.bent or any("{" in text for text in out.problems)
+    if unclear or set(found) - held:
+        return jnp.full(2, jnp.nan, jnp.float32)
+
+    def norm(arrays: list[Array], order: int) -> Array:
+        def change(number: int, eqn: Any, values: list[Any]) -> list[Any]:
+            use, values = trace.uses.get(number), list(values)
+            if use is not None:
+                values[use.side] = _power(values[use.side], order)
+            elif number in trace.added:
+                values[trace.added[number]] = jnp.zeros_like(values[trace.added[number]])
+            return values
+
+        ones = jax.tree.map(lambda a: jnp.ones(a.shape, a.dtype), one)
+        output = run(program, arrays, ones, at=set(), change=change)[0]
+        return at_least_float32(_root(largest(jnp.asarray(output)), order))
+
+    return jax.jit(lambda arrays: jnp.stack([norm(arrays, order) for order in (1, 2)]))(arrays)
 
 
 def path_norms_of_chain(structure: Structure, matrices: Sequence[Array]) -> Array | None:
-    """The same from the matrices alone; ``None`` unless they are a plain chain of dense layers."""
-    if not _is_chain(structure, matrices):
+    """The same from the matrices alone; ``None`` unless they are a plain chain of dense layers.
+
+    That the activations between them are positively homogeneous only a trace can tell.
+    """
+    if structure.outside is None or not structure.homogeneous or not _is_chain(structure, matrices):
         return None
     members = [at_least_float32(a)[i, 0] for a in matrices for i in range(a.shape[0])]
     return jnp.stack([_chain(members, order) for order in (1, 2)])
@@ -49,27 +81,7 @@ def _chain(members: Sequence[Array], order: int) -> Array:
     v = jnp.ones(members[0].shape[-1], members[0].dtype)
     for a in members:
         v = jnp.dot(_power(a, order), v.astype(a.dtype), precision=jax.lax.Precision.HIGHEST)
-    return _root(jnp.max(v), order)
-
-
-def _forward(structure: Structure, params: Any, example: Any, apply, order: int) -> Array:
-    zero = {leaf.path for leaf in structure.left_out if leaf.why is Reason.ADDED}
-
-    def replaced(path, leaf):
-        if not hasattr(leaf, "shape") or not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            return leaf
-        return jnp.zeros_like(leaf) if path_string(path) in zero else _power(leaf, order)
-
-    powered = jax.tree_util.tree_map_with_path(replaced, params)
-
-    def run(level: float) -> Array:
-        x = jax.tree.map(lambda a: jnp.full((1, *a.shape[1:]), level, a.dtype), example)
-        return jnp.asarray(apply(powered, x))
-
-    once, twice = run(1.0), run(2.0)
-    scale = jnp.max(jnp.abs(twice))
-    same = jnp.max(jnp.abs(twice - 2 * once)) <= 1e-3 * scale
-    return at_least_float32(jnp.where(same, _root(jnp.max(once), order), jnp.nan))
+    return _root(largest(v), order)
 
 
 def _power(a: Array, order: int) -> Array:

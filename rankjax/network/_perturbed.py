@@ -108,4 +108,5 @@ def _noisy_error(apply, skeleton: Skeleton, arrays, scale, key, x, y):
         for a, k in zip(arrays, keys, strict=True)
     ]
     logits = apply(skeleton.fill(noisy), x)
-    return jnp.mean(jnp.argmax(logits, -1) != y)
+    right = (jnp.argmax(logits, -1) == y) & ~jnp.any(jnp.isnan(logits), -1)
+    return jnp.mean(~right)

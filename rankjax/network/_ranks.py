@@ -14,8 +14,10 @@ from rankjax._arguments import at_least_float32
 from rankjax.matrix import singular_values, spectrum
 from rankjax.network._measured import Measured
 from rankjax.network._paths import Skeleton, array_paths, split_arrays
+from rankjax.network._running import run
 from rankjax.network._structure import Structure, check_structure
-from rankjax.network._tracing import Use, interpret
+from rankjax.network._traced_layers import uses_by_name
+from rankjax.network._tracing import trace_uses
 
 
 def weight_ranks(measured: Measured, *, rtol: float = 1e-3) -> dict[str, Array]:
@@ -94,15 +96,25 @@ def _activation_spectra(
     structure: Structure, skeleton: Skeleton, arrays: list[Array], x: Any, apply
 ) -> list[Array]:
     paths = array_paths(skeleton.fill(arrays))
+    shapes = {path: jnp.shape(a) for path, a in zip(paths, arrays, strict=True)}
 
-    def one(x):
-        seen: dict[str, Array] = {}
-
-        def on_use(use: Use, data: Array) -> None:
-            seen.setdefault(paths[use.leaf], at_least_float32(data).ravel())
-
+    def one(x: Any) -> list[Array]:
         batch = jax.tree.map(lambda a: a[None], x)
-        interpret(lambda p, x: apply(skeleton.fill(p), x), arrays, batch, on_use)
-        return [seen[layer.path] for layer in structure.layers]
+        program = trace_uses(lambda p, x: apply(skeleton.fill(p), x), arrays, batch)
+        firsts = {path: uses[0] for path, uses in uses_by_name(program.trace, shapes).items()}
+        wanted = [firsts[layer.path] for layer in structure.layers]
+
+        def look(number: int, values: list[Any], outs: list[Any]) -> tuple[list[Any], Array]:
+            return outs, at_least_float32(values[1 - program.trace.uses[number].side])
+
+        at = {use.number for use in wanted}
+        kept = run(program, arrays, batch, at=at, look=look)[1]
+        seen = []
+        for use in wanted:
+            value = kept[use.number]
+            for _ in use.loops:
+                value = jnp.take(value, 0, axis=0)
+            seen.append(value.ravel())
+        return seen
 
     return [singular_values(matrix) for matrix in jax.vmap(one)(x)]

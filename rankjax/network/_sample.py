@@ -14,6 +14,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from rankjax._arguments import at_least_float32, concrete
+from rankjax._linear_algebra import largest
+from rankjax.matrix import spectrum
 from rankjax.network._cushions import Cushions
 from rankjax.network._examples import (
     batches,
@@ -22,9 +24,12 @@ from rankjax.network._examples import (
     margin_of,
     number_of_examples,
 )
+from rankjax.network._left_out import LeftOut
 from rankjax.network._paths import Skeleton, array_paths, split_arrays
+from rankjax.network._running import run
 from rankjax.network._structure import Structure, check_structure
-from rankjax.network._tracing import Use, interpret
+from rankjax.network._traced_layers import layers_of, uses_by_name
+from rankjax.network._tracing import Use, trace_uses
 
 
 @partial(
@@ -48,7 +53,9 @@ class Sample:
 
     Attributes:
         n: number of examples.
-        radius: ``B = max_i |x_i|_2``.
+        radius: ``B = max_i |x_i|_2``, of what ``apply`` makes of an input before parameters enter:
+            the input itself, or a fixed function of it; of inputs that are only looked up (token
+            ids), what is found.
         frobenius: ``|X|_F = sqrt(sum_i |x_i|_2^2)``.
         margins: ``f(x_i)_{y_i} - max_{j != y_i} f(x_i)_j``, shape ``(n,)``; ``None`` if unknown.
         patch_norms: ``(layers, n)``, the largest 2-norm of a vector that the layer's matrix is
@@ -133,26 +140,30 @@ class Sample:
         y = np.asarray(y)
         n = number_of_examples(x, y, batch_size)
         arrays, skeleton = split_arrays(params)
-        parts = []
+        parts, columns = [], 0.0
         for index, real in batches(n, batch_size):
             batch = jax.tree.map(lambda a, index=index: a[index], x)
-            out = _observe(structure, skeleton, arrays, batch, y[index], apply)
+            counts = np.arange(len(index)) < real
+            out, squares = _observe(structure, skeleton, arrays, batch, y[index], counts, apply)
             parts.append(jax.tree.map(lambda a, real=real: a[:real], out))
+            columns = columns + np.asarray(squares, np.float64)
         joined = jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
-        norms, margins, patch, classes = joined
+        norms, tops, margins, patch, classes = joined
         check_labels(y, int(classes[0]))
         return cls(
             n=n,
-            radius=jnp.max(norms),
+            radius=largest(norms),
             frobenius=jnp.sqrt(jnp.sum(jnp.square(norms))),
             margins=margins,
             patch_norms=patch.T,
-            **_entry_norms(x, batch_size),
+            inf_radius=float(largest(tops)),
+            column_norm=float(np.sqrt(np.max(columns, initial=0))),
+            dimension=np.size(columns),
         )
 
     def error(self) -> Array:
-        """Share of the sample that is misclassified; a tie (margin 0) counts as an error."""
-        return jnp.mean(self._margins() <= 0)
+        """Share of the sample that is misclassified; ties (margin 0) and NaN count as errors."""
+        return jnp.mean(~(self._margins() > 0))
 
     def margin_at(self, share: float) -> Array:
         """The largest margin ``gamma`` that costs at most ``share`` of the accuracy.
@@ -173,11 +184,11 @@ class Sample:
         if not 0 <= share < 1:
             raise ValueError(f"share: got {share}, must be in [0, 1)")
         margins = self._margins()
-        allowed = jnp.sum(margins <= 0) + jnp.floor(share * margins.size + 1e-9).astype(int)
-        ordered = jnp.sort(margins)
-        gamma = jnp.nextafter(
-            ordered[jnp.minimum(allowed, margins.size - 1)], jnp.asarray(-jnp.inf, margins.dtype)
-        )
+        allowed = jnp.sum(~(margins > 0)) + jnp.floor(share * margins.size + 1e-9).astype(int)
+        ordered = jnp.sort(jnp.where(jnp.isnan(margins), -jnp.inf, margins))
+        found = ordered[jnp.minimum(allowed, margins.size - 1)]
+        gamma = jnp.nextafter(found, jnp.asarray(-jnp.inf, margins.dtype))
+        gamma = jnp.where(found == -jnp.inf, jnp.nan, gamma)
         return positive_margin(gamma, f"the margin at a share of {share}")
 
     def _margins(self) -> Array:
@@ -198,21 +209,6 @@ def positive_margin(gamma: ArrayLike, name: str = "gamma") -> Array:
     return jnp.where(gamma > 0, gamma, jnp.nan)
 
 
-def _entry_norms(x: Any, batch_size: int) -> dict[str, Any]:
-    """``|X|`` entrywise: the largest entry, the largest column, and the number of columns."""
-    largest, columns, dimension = 0.0, 0.0, 0
-    for leaf in jax.tree.leaves(x):
-        squares = np.zeros(int(np.prod(leaf.shape[1:])))
-        for start in range(0, len(leaf), batch_size):
-            part = np.asarray(leaf[start : start + batch_size]).astype(np.float32)
-            part = part.reshape(len(part), -1)
-            largest = max(largest, float(np.abs(part).max(initial=0)))
-            squares += np.einsum("ij,ij->j", part, part)
-        dimension += squares.size
-        columns = max(columns, float(np.sqrt(np.max(squares, initial=0))))
-    return {"inf_radius": largest, "column_norm": columns, "dimension": dimension}
-
-
 @partial(jax.jit, static_argnames=("structure", "apply", "skeleton"))
 def _observe(
     structure: Structure,
@@ -220,40 +216,79 @@ def _observe(
     arrays: list[Array],
     x: Any,
     y: Array,
+    counts: Array,
     apply: Callable[[Any, Any], Any],
-) -> tuple[Array, ...]:
-    """Per example: input norm, margin, patch norm per layer; number of classes."""
-    params = skeleton.fill(arrays)
-    paths = array_paths(params)
+) -> tuple[tuple[Array, ...], Array]:
+    """Per example: input norm and entry, margin, patch norm per layer, number of classes.
 
-    def one(x, y):
-        rows: dict[str, list[Array]] = {}
+    Also, of the examples that count, the sums of squares of each entry of the input.
+    """
+    paths = array_paths(skeleton.fill(arrays))
+    shapes = {path: jnp.shape(a) for path, a in zip(paths, arrays, strict=True)}
 
-        def on_use(use: Use, data: Array) -> None:
-            squares = use.squared_row_norms(at_least_float32(data))
-            rows.setdefault(paths[use.leaf], []).append(squares)
-
+    def one(x: Any, y: Array) -> tuple[Array, ...]:
         batch = jax.tree.map(lambda a: a[None], x)
-        trace = interpret(lambda p, x: apply(skeleton.fill(p), x), arrays, batch, on_use)
-        logits = logits_of_one(trace.output)
-        squares = [jnp.sum(jnp.square(at_least_float32(a))) for a in jax.tree.leaves(x)]
-        norm = jnp.sqrt(sum(squares[1:], squares[0]))
-        patch = _layer_norms(structure, rows)
-        return norm, margin_of(logits, y), patch, jnp.asarray(logits.shape[0])
+        program = trace_uses(lambda p, x: apply(skeleton.fill(p), x), arrays, batch)
+        trace = program.trace
 
-    return jax.vmap(one)(x, y)
+        def look(number: int, values: list[Any], outs: list[Any]) -> tuple[list[Any], Any]:
+            entries = [
+                (at_least_float32(outs[0] if operand < 0 else values[operand]), inside)
+                for operand, inside in trace.entries.get(number, [])
+            ]
+            use, rows = trace.uses.get(number), None
+            if use is not None:
+                squares = use.squared_row_norms(at_least_float32(values[1 - use.side]))
+                rows = largest(squares)
+            return outs, ([value for value, _ in entries], rows)
+
+        at = set(trace.uses) | set(trace.entries)
+        output, kept = run(program, arrays, batch, at=at, look=look)
+        entries = []
+        for number, places in trace.entries.items():
+            for (_, inside), value in zip(places, kept[number][0], strict=True):
+                for _ in range(inside):  # the same at every step of these loops
+                    value = jnp.take(value, 0, axis=0)
+                entries.append(value.ravel())
+        entry = jnp.concatenate(_alike(entries)) if entries else jnp.zeros(0, jnp.float32)
+        logits = logits_of_one(output)
+        rows = {number: kept[number][1] for number in trace.uses}
+        uses = uses_by_name(trace, shapes)
+        for layer in structure.layers:
+            if layer.path not in uses:
+                found = layers_of(trace, shapes).get(layer.path)
+                text = found.text if isinstance(found, LeftOut) else "there is no such leaf"
+                raise ValueError(
+                    f"apply never multiplies {layer.path!r} with the data as it is: {text}; leave "
+                    "it out by mask=, or describe the network with apply="
+                )
+        patch = _layer_norms(structure, uses, rows)
+        top = largest(jnp.abs(entry))
+        unit = spectrum.divisor(top)
+        norm = unit * jnp.linalg.norm(entry / unit)  # squares of 1e20 would overflow
+        classes = jnp.asarray(logits.shape[0])
+        return norm, top, margin_of(logits, y), patch, classes, entry
+
+    *found, entries = jax.vmap(one)(x, y)
+    counted = jnp.where(jnp.asarray(counts)[:, None], entries, 0)
+    return tuple(found), jnp.sum(jnp.square(counted), axis=0)
 
 
-def _layer_norms(structure: Structure, rows: dict[str, list[Array]]) -> Array:
+def _layer_norms(structure: Structure, uses: dict[str, list[Use]], rows: dict[int, Array]) -> Array:
     """Largest row norm per layer, also of a layer that is used several times."""
     found = []
     for layer in structure.layers:
-        if layer.path not in rows:
-            raise ValueError(
-                f"apply never multiplies {layer.path!r} with the data; leave it out by mask="
-            )
         for member in range(layer.stacked):
-            # The members of a stack are used in turn; a tied matrix is used again and again.
-            mine = rows[layer.path][member :: layer.stacked]
-            found.append(jnp.sqrt(jnp.max(jnp.stack([jnp.max(r) for r in mine]))))
-    return jnp.stack(found)
+            mine = []
+            for use in uses[layer.path]:
+                steps = np.flatnonzero(np.isin(use.members, (member, -1)))
+                mine += [largest(rows[use.number].ravel()[steps])] if steps.size else []
+            top = largest(jnp.stack(_alike(mine))) if mine else jnp.zeros((), jnp.float32)
+            found.append(jnp.sqrt(top))
+    return jnp.stack(_alike(found))
+
+
+def _alike(values: list[Array]) -> list[Array]:
+    """In the widest of their dtypes."""
+    dtype = max((value.dtype for value in values), key=lambda dtype: dtype.itemsize)
+    return [value.astype(dtype) for value in values]

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 Batched = Callable[..., Any]
 
@@ -40,7 +40,9 @@ def spread(function: Batched, mesh: Mesh | None) -> Batched:
         count = batch.shape[0]
         if devices == 1 or count < 2:
             return function(batch, index, *operands)
-        here = mesh if ambient.empty else ambient
+        # Arrays that lie elsewhere must not be refused by explicit axes.
+        kinds = (AxisType.Auto,) * len(mesh.axis_names)
+        here = Mesh(mesh.devices, mesh.axis_names, kinds) if ambient.empty else ambient
         everywhere = NamedSharding(here, PartitionSpec())  # pyright: ignore[reportArgumentType]
 
         # Whole matrices are needed, and XLA finds no better way to them than through all of them.

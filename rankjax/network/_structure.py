@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from rankjax.network._convolution import Convolution
+from rankjax.network._expressions import Effect
 from rankjax.network._left_out import LeftOut
 from rankjax.network._paths import path_string, paths_and_leaves
 from rankjax.network._view import View
@@ -21,15 +22,20 @@ from rankjax.network._view import View
 class Layer:
     """One leaf that is a weight matrix, or a stack of them (static, hashable).
 
+    Where ``apply`` changes leaves before they meet the data (a scale, a mask, weight normalization,
+    ``W + A B``, a part of a leaf), the layer is what comes out, computed by ``effect``.
+
     Attributes:
-        path: the leaf's path, keys joined by ``/``.
-        shape: the leaf's shape.
+        path: the leaf's path, keys joined by ``/``; of a matrix that is computed from leaves, the
+            path of the largest, numbered where several come from one.
+        shape: the leaf's shape, or that of the array that is computed.
         view: which of its axes are outputs, inputs and batch.
         lipschitz: Lipschitz constant of what follows the layer, before the next one.
         uses: uses of each of its matrices in one forward pass (more than 1: tied weights).
         positions: how many times each matrix is applied to one example (patches, tokens),
             ``None`` where that is not known because ``describe`` had no forward function.
         convolution: its geometry, where the layer is a convolution and was traced.
+        effect: how it is computed from leaves; ``None``: it is a leaf.
     """
 
     path: str
@@ -39,6 +45,7 @@ class Layer:
     uses: int = 1
     positions: int | None = None
     convolution: Convolution | None = None
+    effect: Effect | None = None
 
     @property
     def groups(self) -> int:
@@ -70,6 +77,18 @@ class Layer:
         """The leaf as ``(stacked, parallel, out, in)``."""
         return self.view.to_matrix(leaf).reshape(self.stacked, self.parallel, *self.matrix_shape)
 
+    @property
+    def leaves(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Paths and shapes of the leaves that it is, or is computed from."""
+        if self.effect is None:
+            return ((self.path, self.shape),)
+        return tuple(zip(self.effect.paths, self.effect.shapes, strict=True))
+
+    def array(self, leaves: Mapping[str, Any]) -> Array:
+        """The array that holds the matrix, from leaves by path."""
+        compute = None if self.effect is None else self.effect.compute
+        return jnp.asarray(leaves[self.path]) if compute is None else compute(leaves)
+
     def leaf(self, matrix: Array) -> Array:
         """Undo ``matrix``."""
         return self.view.from_matrix(matrix, self.shape)
@@ -93,11 +112,20 @@ class Structure:
         layers: the leaves that are matrices, or stacks of them.
         left_out: the other leaves, each with the reason.
         mesh: devices to spread decompositions over, see ``spread_over``.
+        outside: what the network does that a chain of these layers does not, one phrase each; an
+            explicit bound for chains says nothing about it then. ``None``: ``describe`` had no
+            ``apply``, and nobody knows.
+        biases: leaves that are added to activations; no bound counts them.
+        homogeneous: whether the network, without its biases, is positively homogeneous and nothing
+            is outside, as the theory of path norms asks; only a trace can tell.
     """
 
     layers: tuple[Layer, ...]
     left_out: tuple[LeftOut, ...] = ()
     mesh: Mesh | None = None
+    outside: tuple[str, ...] | None = None
+    biases: tuple[str, ...] = ()
+    homogeneous: bool = False
 
     def spread_over(self, mesh: Mesh | None) -> Structure:
         """The same structure, whose decompositions are spread over the devices of ``mesh``.
@@ -130,24 +158,45 @@ class Structure:
         Raises:
             ValueError: if a path is missing or a leaf has another shape.
         """
-        return tuple(
-            layer.matrix(jnp.asarray(leaf))
-            for layer, leaf in zip(self.layers, self.leaves(params), strict=True)
-        )
+        found = self.check(params)
+        return tuple(layer.matrix(layer.array(found)) for layer in self.layers)
 
-    def leaves(self, params: Any) -> tuple[Any, ...]:
-        """The leaves themselves, checked, in the order of ``layers``."""
+    def check(self, params: Any) -> dict[str, Any]:
+        """All leaves of ``params`` by path, after a look at those that the layers need.
+
+        Raises:
+            ValueError: if one is missing, has another shape, or is complex.
+        """
         found = dict(paths_and_leaves(params))
         for layer in self.layers:
-            if layer.path not in found:
+            for path, shape in layer.leaves:
+                if path not in found:
+                    raise ValueError(
+                        f"params has no leaf {path!r}; it holds {sorted(found)} and should hold "
+                        f"{[other.path for other in self.layers]}"
+                    )
+                got = jnp.shape(found[path])
+                if got != shape:
+                    raise ValueError(
+                        f"params[{path!r}] has shape {got}; this structure expects {shape}"
+                    )
+                check_real(path, found[path])
+        return found
+
+    def leaves(self, params: Any) -> tuple[Any, ...]:
+        """The leaves themselves, checked, in the order of ``layers``.
+
+        Raises:
+            ValueError: as ``matrices``; for a matrix that is computed from leaves, which cannot be
+                set.
+        """
+        found = self.check(params)
+        for layer in self.layers:
+            if layer.effect is not None:
                 raise ValueError(
-                    f"params has no leaf {layer.path!r}; it holds {sorted(found)} and should hold "
-                    f"{[other.path for other in self.layers]}"
-                )
-            got = jnp.shape(found[layer.path])
-            if got != layer.shape:
-                raise ValueError(
-                    f"params[{layer.path!r}] has shape {got}; this structure expects {layer.shape}"
+                    f"structure: the matrix of {layer.path!r} is computed from "
+                    f"{list(layer.effect.paths)} (by {', '.join(layer.effect.steps)}), so that it "
+                    "can be measured and penalized, not replaced; leave it out by mask="
                 )
         return tuple(found[layer.path] for layer in self.layers)
 
@@ -161,7 +210,7 @@ class Structure:
 
     def replace_leaves(self, params: Any, leaves: Sequence[Any]) -> Any:
         """``params`` with its weight leaves replaced; ``leaves`` are as ``leaves`` returns them."""
-        self.leaves(params)
+        self.leaves(params)  # refuses matrices that are computed
         new = {layer.path: leaf for layer, leaf in zip(self.layers, leaves, strict=True)}
         return jax.tree_util.tree_map_with_path(
             lambda path, leaf: new.get(path_string(path), leaf), params
@@ -176,9 +225,16 @@ class Structure:
             shape = str(layer.shape)
             rows.append((layer.path, shape, f"{m} x {n}", count, positions, f"{layer.lipschitz:g}"))
         text = _align(rows)
+        computed = [layer for layer in self.layers if layer.effect is not None]
+        if computed:
+            rows = [(x.path, "from " + ", ".join(x.effect.paths), "by " + ", ".join(x.effect.steps))
+                    for x in computed if x.effect is not None]  # fmt: skip
+            text += "\n\ncomputed\n" + _align(rows)
         if self.left_out:
             rows = [(leaf.path, str(leaf.shape), leaf.text) for leaf in self.left_out]
             text += "\n\nleft out\n" + _align(rows)
+        if self.outside:
+            text += "\n\nno chain of these layers: it " + "; ".join(self.outside)
         return text
 
 
@@ -195,8 +251,17 @@ def check_structure(structure: Any, params: Any = None) -> Structure:
             "describe; the structure comes first, then the parameters"
         )
     if params is not None:
-        structure.leaves(params)
+        structure.check(params)
     return structure
+
+
+def check_real(path: str, leaf: Any) -> None:
+    """Raise ``ValueError`` for complex numbers: their imaginary part would be dropped."""
+    if jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.complexfloating):
+        raise ValueError(
+            f"params[{path!r}] is complex ({leaf.dtype}); weights must be real, or leave it out by "
+            "mask="
+        )
 
 
 def check_both(apply: Any, example: Any) -> None:

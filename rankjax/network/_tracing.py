@@ -1,46 +1,77 @@
 """Find out what each parameter does by following it through the forward function.
 
-``interpret`` runs the function's jaxpr equation by equation and remembers where each value comes
-from: a parameter leaf (possibly transposed, reshaped or cast), the data, or neither. Where a leaf
-meets the data in a matrix product or a convolution, that is a layer: its rows, columns, geometry
-and place in the order are read off the equation, whatever the framework calls the leaf.
+``trace_uses`` follows the function's jaxpr equation by equation, without computing anything, and
+remembers where each value comes from: parameters (and how it is computed from them), the data, or
+neither. Where a value of the parameters meets the data in a matrix product or a convolution, that
+is a layer: its rows, columns, geometry and place in the order are read off the equation, whatever
+the framework calls the leaf. ``_running`` runs the function and looks at these places.
+
+Equations are numbered in the order in which they are met; those of a loop's body once.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from rankjax._jax_internals import is_literal
+from rankjax.network import _expressions as expressions
+from rankjax.network._activations import find_activations
 from rankjax.network._convolution import Convolution
+from rankjax.network._expressions import Expression, Loop
+from rankjax.network._links import Link, of_activation, of_one, of_two, shape_of
+from rankjax.network._tags import Data, Member, Tag, Weight, joined, move
 from rankjax.network._view import View
 
 if TYPE_CHECKING:  # jax.extend imports Pallas, a tenth of a second
     from rankjax._jax_internals import ClosedJaxpr, Jaxpr, JaxprEqn
 
+CALLS = {
+    "jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint",
+    "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Use:
-    """One place where a leaf multiplies the data (static).
+    """One place where a matrix of parameters multiplies the data (static).
 
     Attributes:
-        leaf: number of the leaf in the flattened parameters.
-        view: the leaf's axes by role.
-        positions: how many times the matrix is applied to one example (patches, tokens).
+        number: of the equation.
+        source: how the array that holds the matrix is computed; a leaf, or from leaves.
+        shape: its shape.
+        view: its axes by role.
+        positions: how many times the matrix is applied to one example (patches, tokens), at each
+            step of the loops that it is in.
+        loops: these loops, the outermost first.
+        members: for each step (one axis per loop) the member of the stack; -1: not known.
+        side: which operand of the equation it is.
         contracted: axes of the data that are summed over; empty for a convolution.
         convolution: the geometry, for a convolution.
     """
 
-    leaf: int
+    number: int
+    source: Expression
+    shape: tuple[int, ...]
     view: View
     positions: int
+    loops: tuple[Loop, ...]
+    members: np.ndarray
+    side: int
     contracted: tuple[int, ...] = ()
     convolution: Convolution | None = None
+
+    @property
+    def leaf(self) -> int | None:
+        """The leaf's number, where the matrix is a leaf."""
+        return int(self.source.text or 0) if self.source.name == "leaf" else None
 
     def squared_row_norms(self, data: Array) -> Array:
         """Squared 2-norms of the vectors the matrix is applied to (all patches or tokens)."""
@@ -50,211 +81,294 @@ class Use:
 
 
 @dataclass
-class Weight:
-    """Provenance: this value is leaf ``leaf``; ``axes[d]`` are the leaf's axes in dimension d."""
+class Trace:
+    """What was found.
 
-    leaf: int
-    shape: tuple[int, ...]
-    axes: tuple[tuple[int, ...], ...]
+    Attributes:
+        uses: by number of the equation.
+        entries: by number of an equation, the values of the data that meet parameters there for the
+            first time: operand numbers, -1 for the result (of a lookup), each with the number of
+            loops inside of which the value is the same.
+        added: numbers of the equations where parameters are added to the data, with the operand.
+        other: how the other leaves meet the data, the primitives in their order.
+        added_leaves: leaves that are added.
+        loops: by number of a loop that is looked into, the number of the equation after its body.
+        factors: Lipschitz constant of what follows a use; NaN if not known.
+        output: what is true of the outputs.
+    """
 
-
-@dataclass
-class Changed:
-    """Provenance: this value was computed from leaves by ``primitive`` and nothing else."""
-
-    leaves: frozenset[int]
-    primitive: str
+    uses: dict[int, Use] = field(default_factory=dict)
+    entries: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    added: dict[int, int] = field(default_factory=dict)
+    other: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    added_leaves: set[int] = field(default_factory=set)
+    loops: dict[int, int] = field(default_factory=dict)
+    factors: dict[int, float] = field(default_factory=dict)
+    output: Data | None = None
 
 
 @dataclass(frozen=True)
-class Data:
-    """Provenance: this value depends on the data; ``node`` is whatever a subclass notes of it."""
+class Program:
+    """A traced forward function with what was found in it."""
 
-    node: Any = None
-
-
-DATA = Data()
-Tag = Weight | Changed | Data | None
-CALLS = {
-    "jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint",
-    "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr",
-}  # fmt: skip
-_SAME = {"convert_element_type", "copy", "copy_p", "stop_gradient", "sharding_constraint",
-         "device_put", "optimization_barrier", "reduce_precision"}  # fmt: skip
-
-OnUse = Callable[[Use, Array], None]
-OnOutput = Callable[[Use, Array], Array]
-
-
-@dataclass
-class Trace:
-    """What ``interpret`` found: the output, the uses in order, and how other leaves were used."""
-
-    output: Any = None
-    uses: list[Use] = field(default_factory=list)
-    other: dict[int, tuple[str, ...]] = field(default_factory=dict)
-
-
-def interpret(
-    apply: Callable[[Any, Any], Any],
-    params: Any,
-    x: Any,
-    on_use: OnUse | None = None,
-    on_output: OnOutput | None = None,
-) -> Trace:
-    """Run ``apply(params, x)`` for a batch of one example and report each weight's use.
-
-    ``on_use(use, data)`` is called with the array that the weight is applied to, and
-    ``on_output(use, out)`` may replace the array that comes out. Pure and
-    traceable: call it under ``jit``, ``vmap`` or ``eval_shape``. Loops (``scan``) are unrolled;
-    what happens inside ``while`` and ``cond`` is run but not looked into.
-    """
-    walker = Walker(Trace(), on_use or (lambda use, data: None), on_output)
-    walk(walker, apply, params, x)
-    return walker.trace
-
-
-def walk(
-    walker: Walker,
-    apply: Callable[[Any, Any], Any],
-    params: Any,
-    x: Any,
-    data: Tag = DATA,
-) -> list[Tag]:
-    """Let a walker run ``apply(params, x)``; the provenance of the outputs.
-
-    ``data`` is the provenance of the entries of ``x``.
-    """
-    closed, shapes = jax.make_jaxpr(apply, return_shape=True)(params, x)
-    leaves = jax.tree.leaves(params)
-    tags: list[Tag] = [
-        Weight(i, jnp.shape(leaf), tuple((d,) for d in range(jnp.ndim(leaf))))
-        for i, leaf in enumerate(leaves)
-    ]
-    inputs = jax.tree.leaves(x)
-    outs, out_tags = walker.run(closed, [*leaves, *inputs], tags + [data] * len(inputs))
-    walker.trace.output = jax.tree.unflatten(jax.tree.structure(shapes), outs)
-    return out_tags
-
-
-@dataclass
-class Walker:
-    """Runs a jaxpr with the provenance of every value; subclasses may note more of the data."""
-
+    jaxpr: ClosedJaxpr
     trace: Trace
-    on_use: OnUse
-    on_output: OnOutput | None = None
+    shapes: Any
 
-    def run(
-        self, closed: ClosedJaxpr, values: Sequence[Any], tags: Sequence[Tag]
-    ) -> tuple[list[Any], list[Tag]]:
-        """Values and provenance of the outputs."""
-        consts = [None] * len(closed.consts)
-        return self._jaxpr(closed.jaxpr, [*closed.consts, *values], [*consts, *tags])
 
-    def _jaxpr(self, jaxpr: Jaxpr, values: Sequence[Any], tags: Sequence[Tag]):
-        env = dict(
-            zip((*jaxpr.constvars, *jaxpr.invars), zip(values, tags, strict=True), strict=True)
-        )
+def trace_uses(apply: Callable[[Any, Any], Any], params: Any, x: Any) -> Program:
+    """Trace ``apply(params, x)`` for a batch of one example; arrays may be abstract."""
+    closed, shapes = jax.make_jaxpr(apply, return_shape=True)(params, x)
+    tags: list[Tag] = [
+        Weight.fresh(expressions.leaf(i), jnp.shape(leaf))
+        for i, leaf in enumerate(jax.tree.leaves(params))
+    ]
+    data = [Data(node=("input", i)) for i in range(len(jax.tree.leaves(x)))]
+    tracer = Tracer()
+    outs = tracer.closed(closed, [*tags, *data])
+    tracer.trace.output = tracer.ends(outs)
+    return Program(closed, tracer.trace, shapes)
 
-        def read(atom):
-            is_literal = hasattr(atom, "val")
-            return (atom.val, None) if is_literal else env[atom]
+
+@dataclass
+class Tracer:
+    """Follows a jaxpr with the tag of every value."""
+
+    trace: Trace = field(default_factory=Trace)
+    number: int = 0
+    loops: tuple[Loop, ...] = ()
+    met: set[Any] = field(default_factory=set)  # nodes of data that have met parameters
+
+    def closed(self, closed: ClosedJaxpr, tags: Sequence[Tag]) -> list[Tag]:
+        consts = [_fixed(value) for value in closed.consts]
+        return self.jaxpr(closed.jaxpr, [*consts, *tags])
+
+    def jaxpr(self, jaxpr: Jaxpr, tags: Sequence[Tag]) -> list[Tag]:
+        """Tags of the outputs."""
+        env: dict[Any, Tag] = dict(zip((*jaxpr.constvars, *jaxpr.invars), tags, strict=True))
+        touched = any(isinstance(tag, Data) for tag in tags)
+        matches = find_activations(jaxpr) if touched else {}
+
+        def read(atom: Any) -> Tag:
+            return _fixed(atom.val) if is_literal(atom) else env[atom]
 
         for eqn in jaxpr.eqns:
-            ins = [read(atom) for atom in eqn.invars]
-            outs, out_tags = self.equation(eqn, [v for v, _ in ins], [t for _, t in ins])
-            env.update(zip(eqn.outvars, zip(outs, out_tags, strict=True), strict=True))
-        results = [read(atom) for atom in jaxpr.outvars]
-        return [v for v, _ in results], [t for _, t in results]
+            outs = self.equation(eqn, [read(atom) for atom in eqn.invars])
+            match = matches.get(eqn.outvars[0]) if len(outs) == 1 else None
+            if match is not None and isinstance(before := read(match.variable), Data):
+                number = None if match.number is None else read(match.number)
+                value = number.expression.number() if isinstance(number, Weight) else None
+                known = match.number is None or value is not None
+                found = of_activation(match.name, 0.0 if value is None else float(value))
+                outs = [self.after(before, found if known else of_two(match.name))]
+            env.update(zip(eqn.outvars, outs, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
 
-    def equation(
-        self, eqn: JaxprEqn, values: list[Any], tags: list[Tag]
-    ) -> tuple[list[Any], list[Tag]]:
-        """Values and provenance of the outputs of one equation."""
+    def equation(self, eqn: JaxprEqn, tags: list[Tag]) -> list[Tag]:
+        """Tags of the outputs of one equation."""
+        self.number += 1
         name = eqn.primitive.name
         if name in CALLS:
-            keys = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-            inner = next(eqn.params[key] for key in keys if key in eqn.params)
-            closed = hasattr(inner, "consts")
-            return (self.run if closed else self._jaxpr)(inner, values, tags)
-        if name == "scan":
-            return self._scan(eqn, values, tags)
-        bound = eqn.primitive.get_bind_params(eqn.params)
-        # Older releases of JAX return (functions, params), newer ones just params.
-        subfuns, params = bound if isinstance(bound, tuple) else ((), bound)
-        outs = eqn.primitive.bind(*subfuns, *values, **params)
-        outs = list(outs) if eqn.primitive.multiple_results else [outs]
-        before = len(self.trace.uses)
-        tag = self._tag(eqn, values, tags)
-        if self.on_output is not None and len(self.trace.uses) > before:
-            outs = [self.on_output(self.trace.uses[-1], outs[0])]
-        return outs, [tag] * len(outs)
+            inner = called(eqn)
+            follow = self.closed if hasattr(inner, "consts") else self.jaxpr
+            return follow(inner, tags)
+        if any(isinstance(t, Data) or (isinstance(t, Weight) and t.chosen) for t in tags):
+            if name == "scan":
+                return self.scan(eqn, tags)
+            first = tags[0]
+            moved = None
+            if isinstance(first, Weight) and first.learned:
+                moved = move(first, eqn, tags)
+            rest = 0 if moved is None else len(moved.shape) - len(moved.members) - len(moved.chosen)
+            if moved is not None and rest > 1:
+                # A member for each place: an expert, or features that are looked up.
+                moved = replace(moved, expression=expressions.unknown(moved.expression))
+                return [moved] * len(eqn.outvars)
+            return [self.meeting(eqn, tags)] * len(eqn.outvars)
+        steps = [t.expression for t in tags if isinstance(t, Weight)]
+        outs = [expressions.step(eqn, steps, k) for k in range(len(eqn.outvars))]
+        if tags and isinstance(tags[0], Weight) and tags[0].learned:
+            moved = move(tags[0], eqn, tags)
+            if moved is not None:
+                return [replace(moved, expression=outs[0])]
+        pairs = zip(outs, eqn.outvars, strict=True)
+        return [_made(out, var) for out, var in pairs]
 
-    def _scan(self, eqn: JaxprEqn, values: list[Any], tags: list[Tag]):
-        body = eqn.params["jaxpr"]
+    def meeting(self, eqn: JaxprEqn, tags: list[Tag]) -> Data:
+        """The tag of what comes out where data enter; layers are recorded."""
+        name = eqn.primitive.name
+        weights = [(i, t) for i, t in enumerate(tags) if isinstance(t, Weight) and t.learned]
+        data = [(i, t) for i, t in enumerate(tags) if isinstance(t, Data)]
+        if not weights:
+            if all(t.node is not None for _, t in data):
+                return Data(node=self.number, depth=len(self.loops))  # no parameter yet
+            if len(data) > 1:
+                return self.after(joined([t for _, t in data]), of_two(name))
+            side, tag = data[0]
+            numbers = [t.expression.number() if isinstance(t, Weight) else None for t in tags]
+            return self.after(tag, of_one(eqn, side, numbers))
+        use = self.use(eqn, tags)
+        looked_up = name == "gather" and isinstance(tags[0], Weight)
+        if use is None or any(t.chosen for i, t in weights if i != use.side):
+            data += [(i, Data()) for i, t in weights if t.chosen and (not use or i != use.side)]
+        for side, tag in data:
+            self.enters(-1 if looked_up else side, tag)
+        before = joined([t for _, t in data]) if data else Data()
+        if use is not None:
+            self.leaves(before)
+            self.trace.uses[use.number] = use
+            problems = before.problems
+            if name == "ragged_dot_general" or any(t.chosen for _, t in weights):
+                problems |= {"chooses a matrix for each input (experts)"}
+            return Data(last=frozenset({use.number}), bent=before.bent, problems=problems)
+        leaves = sorted({leaf for _, t in weights for leaf in t.expression.leaves})
+        if name in {"add", "sub", "add_any"} and len(weights) == 1:
+            side, tag = weights[0]
+            if not tag.chosen:
+                self.trace.added_leaves |= set(leaves)
+                self.trace.added[self.number] = side
+                size = math.prod(shape_of(eqn.outvars[0]))
+                stretched = size > math.prod(shape_of(eqn.invars[1 - side]))
+                link = Link(math.nan if stretched else 1.0)
+                return self.after(replace(before, node=None), link)
+        how = []
+        for _, tag in weights:
+            steps = [e.name for e in tag.expression.steps() if e.name not in {"leaf", "constant"}]
+            path = ("gather",) if tag.chosen else tuple(dict.fromkeys(steps))
+            how.append(path)
+            for leaf in tag.expression.leaves:
+                self.trace.other.setdefault(leaf, path if tag.chosen else (*path, name))
+        problem = "looks up" if looked_up or any(t.chosen for _, t in weights) else "uses"
+        found = frozenset({f"{problem} {{{leaf}}}" for leaf in leaves})
+        return replace(
+            before, node=None, bent=before.bent or problem == "uses",
+            problems=before.problems | found,
+        )  # fmt: skip
+
+    def use(self, eqn: JaxprEqn, tags: list[Tag]) -> Use | None:
+        """The layer that an equation is."""
+        make = {
+            "dot_general": _product,
+            "conv_general_dilated": _convolution,
+            "ragged_dot_general": _ragged,
+        }.get(eqn.primitive.name)
+        if make is None:
+            return None
+        for side in (1, 0):
+            tag, other = tags[side], tags[1 - side]
+            is_data = isinstance(other, Data) or other.chosen
+            if not isinstance(tag, Weight) or not tag.learned or not is_data:
+                continue
+            found = make(eqn, tag, side)
+            if found is None and not tag.chosen and tag.expression.known:
+                tag = Weight.fresh(tag.expression, shape_of(eqn.invars[side]))
+                found = make(eqn, tag, side)
+            if found is not None:
+                view, positions, contracted, geometry = found
+                if view is None:
+                    continue
+                if not tag.source.known:
+                    continue
+                return Use(
+                    self.number, tag.source, tag.shape, view, positions, self.loops,
+                    _members(tag, view, self.loops), side, contracted, geometry,
+                )  # fmt: skip
+        return None
+
+    def enters(self, operand: int, tag: Data) -> None:
+        """Note a value of the data that meets parameters for the first time."""
+        if tag.node is None or (tag.node in self.met and operand >= 0):
+            return
+        if operand >= 0:
+            self.met.add(tag.node)
+        inside = len(self.loops) - (tag.depth if operand >= 0 else len(self.loops))
+        self.trace.entries.setdefault(self.number, []).append((operand, inside))
+
+    def leaves(self, tag: Data) -> None:
+        """Note what happened since the last layer."""
+        for number in tag.last:
+            known = self.trace.factors.get(number, 1.0)
+            bad = math.isnan(known + tag.factor)
+            self.trace.factors[number] = math.nan if bad else max(known, tag.factor)
+
+    def ends(self, outs: Sequence[Tag]) -> Data:
+        data = [t for t in outs if isinstance(t, Data)]
+        for tag in data:
+            self.leaves(tag)
+        return joined(data) if data else Data()
+
+    def after(self, tag: Data, link: Link) -> Data:
+        if tag.node is not None:
+            return Data(node=self.number, depth=len(self.loops))
+        problems = tag.problems | ({link.problem} if link.problem else set())
+        factor = 1.0 if link.problem else tag.factor * link.factor
+        if math.isnan(factor) and not tag.last:
+            problems |= {"has a function of unknown Lipschitz constant before its first layer"}
+        return replace(tag, factor=factor, bent=tag.bent or link.bent, problems=frozenset(problems))
+
+    def scan(self, eqn: JaxprEqn, tags: list[Tag]) -> list[Tag]:
+        """Follow a loop's body once, with what is true at every step."""
+        body, here = eqn.params["jaxpr"], self.number
         n_consts, n_carry = scan_counts(eqn)
         split = n_consts + n_carry
-        carry, carry_tags = values[n_consts:split], tags[n_consts:split]
-        steps = range(eqn.params["length"])
-        if eqn.params["reverse"]:
-            steps = reversed(steps)
-        collected: dict[int, list[Any]] = {}
-        y_tags: list[Tag] = []
-        for i in steps:
-            outs, out_tags = self.run(
-                body,
-                [*values[:n_consts], *carry, *(v[i] for v in values[split:])],
-                [*tags[:n_consts], *carry_tags, *(_drop_leading(t) for t in tags[split:])],
-            )
-            carry, carry_tags = outs[:n_carry], out_tags[:n_carry]
-            collected[i], y_tags = outs[n_carry:], out_tags[n_carry:]
-        ordered = [collected[i] for i in sorted(collected)]
-        stacked = [jnp.stack(ys) for ys in zip(*ordered, strict=True)]
-        # A weight that comes out of a loop is no longer one leaf.
-        y_tags = [_changed([t], "scan") if isinstance(t, Weight) else t for t in y_tags]
-        return [*carry, *stacked], [*carry_tags, *y_tags]
+        loop = Loop(here, eqn.params["length"])
+        inside = len(self.loops) + 1
+        slices = [
+            _at_step(tag, loop, ("step of", here, k), inside) for k, tag in enumerate(tags[split:])
+        ]
+        start = tags[n_consts:split]
+        inner = body.jaxpr.invars[n_consts:split]
+        counters = set() if eqn.params["reverse"] else _counters(body.jaxpr, n_consts, n_carry)
+        carry: list[Tag] = [
+            _plain(expressions.counter(tag.expression, loop))
+            if k in counters and isinstance(tag, Weight)
+            else tag
+            for k, tag in enumerate(start)
+        ]
 
-    def _tag(self, eqn: JaxprEqn, values: list[Any], tags: list[Tag]) -> Tag:
-        name = eqn.primitive.name
-        weights = [t for t in tags if isinstance(t, Weight | Changed)]
-        if any(isinstance(t, Data) for t in tags):
-            before = len(self.trace.uses)
-            if weights and not self._record_use(eqn, values, tags):
-                for tag in weights:
-                    leaves = [tag.leaf] if isinstance(tag, Weight) else tag.leaves
-                    how = (name,) if isinstance(tag, Weight) else (tag.primitive, name)
-                    for leaf in leaves:
-                        self.trace.other.setdefault(leaf, how)
-            use = self.trace.uses[-1] if len(self.trace.uses) > before else None
-            return self.follow(eqn, values, tags, use)
-        if not weights:
-            return None
-        if len(weights) == 1 and isinstance(weights[0], Weight):
-            return _move(weights[0], eqn, values) or _changed(weights, name)
-        return _changed(weights, name)
+        def follow(tracer: Tracer) -> list[Tag]:
+            tracer.number, tracer.loops = here, (*outer, loop)
+            return tracer.closed(body, [*tags[:n_consts], *carry, *slices])
 
-    def follow(
-        self, eqn: JaxprEqn, values: list[Any], tags: Sequence[Tag], use: Use | None
-    ) -> Data:
-        """What to note of the result of an equation that data enters; ``use``, if it is a layer."""
-        return DATA
+        outer, used = self.loops, set(self.trace.uses)
+        for attempt in range(16):
+            outs = follow(Tracer(met=set(self.met)))[:n_carry]
+            new = [
+                old
+                if k in counters and isinstance(old, Weight)
+                else _carried(old, out, inner[k], Data(("carried", here, k), inside), attempt)
+                for k, (old, out) in enumerate(zip(carry, outs, strict=True))
+            ]
+            changes = [_kind(a) != _kind(b) for a, b in zip(new, carry, strict=True)]
+            if any(changes):  # what came out was about a value of another kind: once more
+                now = zip(start, carry, new, changes, strict=True)
+                new = [_start(tag, b) if changed else a for tag, a, b, changed in now]
+            if all(a is b or a == b for a, b in zip(new, carry, strict=True)):
+                break
+            carry = new
+        for k, (tag, now) in enumerate(zip(start, carry, strict=True)):
+            if isinstance(tag, Data) and isinstance(now, Data) and now.node is None:
+                self.enters(n_consts + k, tag)
+        results = follow(self)
+        self.loops = outer
+        self.trace.loops[here] = self.number
+        for tag, now in zip(start, carry, strict=True):
+            if isinstance(tag, Weight) and tag.learned and isinstance(now, Data):
+                for leaf in tag.expression.leaves:
+                    self.trace.other.setdefault(leaf, ("scan",))
+        many = loop.length > 1 and bool(set(self.trace.uses) - used)
+        pairs = zip(results, eqn.outvars, strict=True)
+        return [
+            _leaving(tag, var, Data(("made by", here, k), len(outer)), many and k >= n_carry)
+            for k, (tag, var) in enumerate(pairs)
+        ]
 
-    def _record_use(self, eqn: JaxprEqn, values: list[Any], tags: list[Tag]) -> bool:
-        """Record the layer if this equation is one; False otherwise."""
-        make = {"dot_general": _product, "conv_general_dilated": _convolution}
-        if eqn.primitive.name not in make:
-            return False
-        side = next((i for i, t in enumerate(tags) if isinstance(t, Weight)), 0)
-        tag = tags[side]
-        if not isinstance(tag, Weight) or not isinstance(tags[1 - side], Data):
-            return False
-        use = make[eqn.primitive.name](eqn, values, tag, side)
-        if use is None:
-            return False
-        self.trace.uses.append(use)
-        self.on_use(use, values[1 - side])
-        return True
+
+def called(eqn: JaxprEqn) -> Any:
+    """The program that a call calls."""
+    return next(
+        eqn.params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in eqn.params
+    )
 
 
 def scan_counts(eqn: JaxprEqn) -> tuple[int, int]:
@@ -266,107 +380,173 @@ def scan_counts(eqn: JaxprEqn) -> tuple[int, int]:
     inner = eqn.params["jaxpr"].jaxpr
     operands = zip(eqn.invars, inner.invars, strict=True)
     results = zip(eqn.outvars, inner.outvars, strict=True)
-    kept = sum(len(_shape(a)) == len(_shape(b)) for a, b in operands)
-    carried = sum(len(_shape(a)) == len(_shape(b)) for a, b in results)
+    kept = sum(len(shape_of(a)) == len(shape_of(b)) for a, b in operands)
+    carried = sum(len(shape_of(a)) == len(shape_of(b)) for a, b in results)
     return kept - carried, carried
 
 
-def _shape(var: Any) -> tuple[int, ...]:
-    return tuple(var.aval.shape)
+def _fixed(value: Any) -> Weight:
+    return _plain(expressions.constant(value))
 
 
-def _changed(tags: Sequence[Weight | Changed | None], primitive: str) -> Changed:
-    leaves: set[int] = set()
-    for tag in tags:
-        if isinstance(tag, Weight):
-            leaves.add(tag.leaf)
-        elif isinstance(tag, Changed):
-            leaves |= tag.leaves
-    return Changed(frozenset(leaves), primitive)
+def _plain(expression: Expression) -> Weight:
+    """The tag of a value that no parameter enters."""
+    return Weight(expression, expression, (), ())
 
 
-def _drop_leading(tag: Tag) -> Tag:
-    """The provenance of ``value[i]``: the leading axis becomes a stack of layers."""
-    return Weight(tag.leaf, tag.shape, tag.axes[1:]) if isinstance(tag, Weight) else tag
+def _made(expression: Expression, var: Any) -> Weight:
+    """The tag of a value that is computed from parameters or numbers."""
+    if not expression.leaves:
+        return _plain(expression)
+    if expression.known:
+        return Weight.fresh(expression, shape_of(var))
+    axes = tuple((d,) for d in range(len(shape_of(var))))
+    return Weight(expression, expression, shape_of(var), axes)
 
 
-def _move(tag: Weight, eqn: JaxprEqn, values: list[Any]) -> Weight | None:
-    """The provenance after an equation that only moves the entries of a weight, else ``None``."""
-    name = eqn.primitive.name
-    if name in _SAME:
-        return tag
-    if name == "transpose":
-        axes = tuple(tag.axes[i] for i in eqn.params["permutation"])
-        return Weight(tag.leaf, tag.shape, axes)
-    shape = _shape(eqn.outvars[0])
-    if name in {"reshape", "squeeze", "expand_dims"}:
-        return _regroup(tag, shape)
-    if name == "broadcast_in_dim":
-        same_size = math.prod(shape) == math.prod(values[0].shape)
-        return _regroup(tag, shape) if same_size else None
-    if name in {"slice", "dynamic_slice"}:
-        # W[i] of a stack: one member of an axis is taken, every other axis whole.
-        before = values[0].shape
-        cut = [d for d, (a, b) in enumerate(zip(before, shape, strict=True)) if a != b]
-        if len(cut) == 1 and shape[cut[0]] == 1:
-            axes = tuple(() if d == cut[0] else a for d, a in enumerate(tag.axes))
-            return Weight(tag.leaf, tag.shape, axes)
-    return None
+def _at_step(tag: Tag, loop: Loop, node: Any, depth: int) -> Tag:
+    """The tag of ``value[i]`` at step i: the leading axis of a weight becomes a stack of layers."""
+    if isinstance(tag, Data):
+        return tag if tag.node is None else Data(node, depth)
+    expression = expressions.at_step(tag.expression, loop)
+    if not tag.learned:
+        return _plain(expression)
+    if len(tag.axes[0]) != 1 or tag.axes[0][0] >= len(tag.shape):
+        shape = [math.prod(map(tag.size, group)) for group in tag.axes]
+        tag = Weight.fresh(tag.expression, shape)
+    member = Member(tag.axes[0][0], tuple(range(loop.length)), loop)
+    return replace(tag, expression=expression, axes=tag.axes[1:], members=(*tag.members, member))
 
 
-def _regroup(tag: Weight, shape: Sequence[int]) -> Weight | None:
-    """Follow a reshape that merges neighboring axes or adds and drops axes of size 1."""
-    rest = [a for group in tag.axes for a in group if tag.shape[a] != 1]
-    units = [a for group in tag.axes for a in group if tag.shape[a] == 1]
-    axes: list[tuple[int, ...]] = []
-    for size in shape:
-        group: list[int] = []
-        while math.prod(tag.shape[a] for a in group) < size and rest:
-            group.append(rest.pop(0))
-        if math.prod(tag.shape[a] for a in group) != size:
+def _counters(jaxpr: Jaxpr, n_consts: int, n_carry: int) -> set[int]:
+    """Which of the carried values are a number that grows by 1 at each step."""
+    adds = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "add"]
+    made: dict[Any, JaxprEqn] = {eqn.outvars[0]: eqn for eqn in adds}
+    found = set()
+    for k in range(n_carry):
+        before, after = jaxpr.invars[n_consts + k], jaxpr.outvars[k]
+        eqn = None if is_literal(after) else made.get(after)
+        if eqn is None or before.aval.dtype.kind not in "iu":  # pyright: ignore
+            continue
+        ones = [a for a in eqn.invars if is_literal(a) and a.val == 1]
+        if before in [a for a in eqn.invars if not is_literal(a)] and ones:
+            found.add(k)
+    return found
+
+
+def _carried(old: Tag, new: Tag, var: Any, node: Data, attempt: int) -> Tag:
+    """What is true of a carried value before a step, from what was assumed and what came out."""
+    if isinstance(old, Weight) and isinstance(new, Weight):
+        leaves = old.expression.leaves | new.expression.leaves
+        if old.expression.text is None and old.expression.leaves == leaves:
+            return old
+        return _made(expressions.unknown(old.expression, new.expression), var)
+    if all(t.node is not None if isinstance(t, Data) else not t.learned for t in (old, new)):
+        return node
+    found = joined([t for t in (old, new) if isinstance(t, Data)])
+    if found.factor > 1 and attempt > 4:  # it grows at each step
+        found = replace(found, factor=math.nan)
+    return replace(found, node=None)
+
+
+def _kind(tag: Tag) -> tuple[bool, bool]:
+    return isinstance(tag, Data), isinstance(tag, Data) and tag.node is None
+
+
+def _start(tag: Tag, kind: Tag) -> Tag:
+    """A carried value before the first step, where it turns out to depend on the data later."""
+    if isinstance(kind, Weight) or kind.node is not None:
+        return kind
+    if isinstance(tag, Data):
+        return replace(tag, node=None)
+    return Data(problems=frozenset(f"uses {{{leaf}}}" for leaf in tag.expression.leaves))
+
+
+def _leaving(tag: Tag, var: Any, node: Data, joins: bool) -> Tag:
+    """The tag of a value outside of the loop that made it."""
+    if isinstance(tag, Data):
+        if tag.node is not None:
+            return node
+        steps = {"uses what a layer computes at each step of a loop"} if joins else set()
+        return replace(tag, problems=tag.problems | steps)
+    # A weight that comes out of a loop is no longer one leaf.
+    return _made(replace(expressions.unknown(tag.expression), loops=()), var)
+
+
+def _members(tag: Weight, view: View, loops: tuple[Loop, ...]) -> np.ndarray:
+    """The member of the stack at each step of the loops, -1 where it is not known."""
+    found = np.zeros([loop.length for loop in loops], int)
+    for axis in view.stacked:
+        member = next((m for m in tag.members if m.axis == axis), None)
+        if member is None or member.index is None:
+            return np.full(found.shape, -1)
+        index = np.asarray(member.index)
+        if member.loop is not None:
+            shape = [loop.length if loop == member.loop else 1 for loop in loops]
+            index = index.reshape(shape)
+        else:
+            index = index[0]
+        found = found * tag.shape[axis] + index
+    return found
+
+
+_Found = tuple[View | None, int, tuple[int, ...], Convolution | None]
+
+
+def _product(eqn: JaxprEqn, tag: Weight, side: int) -> _Found | None:
+    contract, batch = eqn.params["dimension_numbers"]
+    mine, theirs = contract[side], contract[1 - side]
+    free = [d for d in range(len(tag.axes)) if d not in mine and d not in batch[side]]
+    if tag.repeated(mine):
+        if not tag.chosen:
             return None
-        axes.append(tuple(group))
-    if rest:
+        # A sum over the matrices that are chosen for one place.
+        pairs = [(m, t) for m, t in zip(mine, theirs, strict=True) if not tag.repeated([m])]
+        mine, theirs = tuple(m for m, _ in pairs), tuple(t for _, t in pairs)
+    view = _make_view(tag, free, list(mine), list(batch[side]))
+    if view is None:
         return None
-    # Axes of size 1 belong anywhere; keep them with the first dimension of size 1, else the last.
-    if units and axes:
-        home = next((d for d, size in enumerate(shape) if size == 1), len(axes) - 1)
-        axes[home] = (*units, *axes[home])
-    return Weight(tag.leaf, tag.shape, tuple(axes))
+    data = shape_of(eqn.invars[1 - side])
+    summed = {*contract[1 - side], *batch[1 - side]}
+    positions = math.prod(n for d, n in enumerate(data) if d not in summed)
+    rank = len(tag.shape)
+    # Of one matrix for each place, or of one that is repeated: the places.
+    places = [a for group in tag.axes for a in group if a >= rank]
+    return view, positions * math.prod(map(tag.size, places)), tuple(theirs), None
+
+
+def _ragged(eqn: JaxprEqn, tag: Weight, side: int) -> _Found | None:
+    """Rows sorted by expert, each times the matrix of its own."""
+    numbers = eqn.params["ragged_dot_dimension_numbers"]
+    contract, batch = numbers.dot_dimension_numbers
+    groups = list(numbers.rhs_group_dimensions)
+    if side != 1 or not groups or batch[1]:
+        return None
+    mine = list(contract[1])
+    free = [d for d in range(len(tag.axes)) if d not in (*mine, *groups)]
+    view = _make_view(tag, free, mine, groups)
+    data = shape_of(eqn.invars[0])
+    positions = math.prod(n for d, n in enumerate(data) if d not in contract[0])
+    return None if view is None else (view, positions, tuple(contract[0]), None)
+
+
+def _convolution(eqn: JaxprEqn, tag: Weight, side: int) -> _Found | None:
+    if side != 1 or eqn.params["batch_group_count"] != 1:
+        return None
+    data, kernel, out = (shape_of(v) for v in (*eqn.invars, eqn.outvars[0]))
+    geometry = Convolution.of(eqn.params, data, kernel, out)
+    rhs = geometry.dimension_numbers.rhs_spec
+    if tag.repeated(range(len(tag.axes))):
+        return None
+    view = _make_view(tag, [rhs[0]], [*rhs[2:], rhs[1]], [])
+    return None if view is None else (view, geometry.positions, (), geometry)
 
 
 def _make_view(tag: Weight, out: list[int], in_: list[int], parallel: list[int]) -> View | None:
-    def pick(dims):
-        return tuple(a for d in dims for a in tag.axes[d])
-
-    out_axes, in_axes, parallel_axes = pick(out), pick(in_), pick(parallel)
+    out_axes, in_axes = tag.real(out), tag.real(in_)
+    parallel_axes = (*tag.real(parallel), *tag.chosen)
     seen = {*out_axes, *in_axes, *parallel_axes}
     stacked = tuple(a for a in range(len(tag.shape)) if a not in seen)
     if not out_axes or not in_axes:
         return None
     return View(out_axes, in_axes, stacked, parallel_axes)
-
-
-def _product(eqn: JaxprEqn, values: list[Any], tag: Weight, side: int) -> Use | None:
-    contract, batch = eqn.params["dimension_numbers"]
-    mine, theirs = contract[side], contract[1 - side]
-    free = [d for d in range(len(tag.axes)) if d not in mine and d not in batch[side]]
-    view = _make_view(tag, free, list(mine), list(batch[side]))
-    if view is None:
-        return None
-    data = values[1 - side]
-    summed = {*theirs, *batch[1 - side]}
-    positions = math.prod(n for d, n in enumerate(data.shape) if d not in summed)
-    return Use(tag.leaf, view, positions, contracted=tuple(theirs))
-
-
-def _convolution(eqn: JaxprEqn, values: list[Any], tag: Weight, side: int) -> Use | None:
-    if side != 1 or eqn.params["batch_group_count"] != 1:
-        return None
-    shapes = values[0].shape, values[1].shape, _shape(eqn.outvars[0])
-    geometry = Convolution.of(eqn.params, *shapes)
-    rhs = geometry.dimension_numbers.rhs_spec
-    view = _make_view(tag, [rhs[0]], [*rhs[2:], rhs[1]], [])
-    if view is None:
-        return None
-    return Use(tag.leaf, view, geometry.positions, convolution=geometry)

@@ -1,5 +1,9 @@
 """What the other packages use of this one beside its public face; no promise is made of it."""
 
+from rankjax.network._activations import ACTIVATIONS as ACTIVATIONS
+from rankjax.network._activations import Activation as Activation
+from rankjax.network._activations import Match as Match
+from rankjax.network._activations import find_activations as find_activations
 from rankjax.network._by_shape import LARGE as LARGE
 from rankjax.network._by_shape import by_shape as by_shape
 from rankjax.network._convolution import Window as Window
@@ -20,5 +24,4 @@ from rankjax.network._paths import split_arrays as split_arrays
 from rankjax.network._sample import positive_margin as positive_margin
 from rankjax.network._spread import spread as spread
 from rankjax.network._structure import check_structure as check_structure
-from rankjax.network._tracing import interpret as interpret
 from rankjax.network._tracing import scan_counts as scan_counts

@@ -89,7 +89,7 @@ def read_network(
     """
     checkpoint = load(path)
     params = _in_float32(checkpoint)
-    lipschitz: Any = 1.0
+    lipschitz: Any = None
     if words is not None:
         by_name = matrices_by_name(dict(paths_and_leaves(params)), layout=layout)
         network = sequential(words, by_name, params)
@@ -101,8 +101,8 @@ def read_network(
         apply, lipschitz = network.apply, network.lipschitz
     assert apply is not None
     structure = describe(params, apply=apply, example=x[:1], lipschitz=lipschitz)
-    for leaf, layer in zip(structure.leaves(params), structure.layers, strict=True):
-        if not np.isfinite(leaf).all():
+    for matrix, layer in zip(structure.matrices(params), structure.layers, strict=True):
+        if not np.isfinite(matrix).all():
             raise ValueError(f"{shown(layer.path)} holds entries that are not finite")
     base = None if reference is None else _in_float32(load(reference))
     return Network(checkpoint, params, structure, apply, base)

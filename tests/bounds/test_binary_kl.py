@@ -69,3 +69,12 @@ def test_float32_and_batches_and_bad_input():
     assert np.isnan(kl_inverse(0.1, -1.0))
     assert np.isnan(kl_inverse(1.5, 1.0))
     assert np.isfinite(jax.grad(kl_inverse, (0, 1))(0.0, 0.0)).all()
+
+
+@pytest.mark.parametrize("q", [0.1, 0.9, 1.0])
+@pytest.mark.parametrize("p", [1e-18, 1e-100, 1e-5, 0.04])
+def test_a_p_far_below_q_is_not_lost_in_their_difference(q, p):
+    rest = (1 - q) * np.log((1 - q) / (1 - p)) if q < 1 else 0
+    np.testing.assert_allclose(binary_kl(q, p), q * np.log(q / p) + rest, rtol=1e-14)
+    slope = -q / p + (1 - q) / (1 - p)
+    np.testing.assert_allclose(jax.grad(binary_kl, argnums=1)(q, p), slope, rtol=1e-12)

@@ -377,3 +377,11 @@ def test_without_a_context_explicit_weights_are_measured_eagerly():
     np.testing.assert_allclose(sigma, np.linalg.svd(params["kernel"])[1], rtol=1e-9)
     value = schatten_penalty(structure, placed, p=2.0, eps=0.0)
     np.testing.assert_allclose(value, np.sum(params["kernel"] ** 2), rtol=1e-9)
+
+
+def test_an_explicit_mesh_takes_parameters_that_lie_on_one_device():
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Explicit,))
+    params = {"a": jnp.eye(6, 8), "b": 2 * jnp.eye(8, 6), "c": jnp.eye(6, 8)}
+    structure = describe(params, axes=dict.fromkeys(params, ((1,), (0,))))
+    norms = measure(structure.spread_over(mesh), params).spectral_norm
+    np.testing.assert_allclose(norms, [1, 2, 1], rtol=1e-6)

@@ -8,7 +8,7 @@ from jax import lax
 from jax.test_util import check_grads
 
 from rankjax.network import describe, measure
-from rankjax.network.internal import interpret
+from rankjax.network._tracing import trace_uses
 
 CASES = [
     # size, kernel, stride, padding, dilation, input dilation
@@ -60,10 +60,8 @@ def test_patch_norms_bound_the_output_and_are_those_of_the_patches(case, groups)
     key = jax.random.key(0)
     x = jax.random.normal(key, (1, size, size, 4))
     params = {"kernel": jax.random.normal(key, (kernel, kernel, 4 // groups, 4))}
-    seen = []
-    interpret(network(case, groups), params, x, lambda use, data: seen.append((use, data)))
-    ((use, data),) = seen
-    squares = np.asarray(use.squared_row_norms(data))
+    (use,) = trace_uses(network(case, groups), params, x).trace.uses.values()
+    squares = np.asarray(use.squared_row_norms(x))
     # Each group's patches, gathered one tap and one channel at a time.
     taps = kernel**2 * 4 // groups
     eye = jnp.eye(taps).reshape(kernel, kernel, 4 // groups, taps)

@@ -108,14 +108,14 @@ def test_products_with_transposed_tied_and_batched_weights():
 
     structure = describe(params, apply=apply, example=jax.ShapeDtypeStruct((1, 6), jnp.int32))
     spec = {layer.path: layer for layer in structure.layers}
-    assert list(spec) == ["w", "experts", "table"]
+    assert list(spec) == ["w", "experts", "gain", "table"]
     assert spec["w"].matrix_shape == (3, 4)
     assert (spec["w"].uses, spec["w"].positions) == (2, 12)
     assert spec["experts"].matrix_shape == (6, 4)
     assert spec["table"].matrix_shape == (9, 4)
-    (left,) = structure.left_out
-    assert left.path == "gain"
-    assert "exp" in left.text
+    gain = structure.matrices({**params, "gain": jnp.diag(jnp.arange(4.0))})[2][0, 0]
+    np.testing.assert_allclose(gain, np.exp(np.diag(np.arange(4.0))))
+    assert structure.outside == ("looks up 'table'",)
 
 
 def test_groups_are_matrices_side_by_side_and_depthwise_is_left_out():

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from rankjax.network import View, describe, measure
+from rankjax.bounds import rank_sparse
+from rankjax.network import Sample, View, describe, measure
 from tests.network.models import linen_network, nnx_network
 
 
@@ -194,3 +195,14 @@ print("same")
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, env=env
     )
     assert done.stdout == "same\n", done.stderr
+
+
+@pytest.mark.parametrize("size", [8e37, 1e38, 2e38])
+def test_sizes_whose_reciprocal_is_not_normal(size):
+    a = np.float32(size) * jnp.diag(jnp.asarray([1.0, 0.5], jnp.float32))
+    params = {"kernel": a}
+    measured = measure(describe(params), params)
+    np.testing.assert_allclose(measured.frobenius_norm[0] / size, np.sqrt(1.25), rtol=1e-5)
+    np.testing.assert_allclose(measured.row_norms_moved[0][0, 0] / size, 1.5, rtol=1e-5)
+    terms = rank_sparse(measured, Sample.of_size(100), gamma=1.0).terms
+    np.testing.assert_allclose(terms["soft_rank"], 1.25, rtol=0.7)

@@ -1,10 +1,14 @@
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rankjax.network import Sample, describe
-from rankjax.network.internal import positive_margin
+from rankjax.network import Perturbed, Sample, describe
+from rankjax.network._running import run
+from rankjax.network._tracing import trace_uses
+from rankjax.network.internal import margin_of, positive_margin
 from tests.network.models import equinox_network, linen_network, nnx_network
 
 W1 = jnp.asarray([[1.0, -2.0], [0.5, 1.0], [0.0, 3.0]])
@@ -158,3 +162,174 @@ def test_modules_with_functions_and_flags_as_leaves():
     sample = Sample.from_data(structure, model, x, np.asarray([0, 1, 2, 0]), apply=apply)
     hidden = jax.vmap(lambda x: jax.nn.relu(model.layers[0](x)))(x)
     np.testing.assert_allclose(sample.patch_norms[1], np.linalg.norm(hidden, axis=1), rtol=1e-5)
+
+
+def test_nan_is_an_error_in_every_batch():
+    logits = jnp.asarray([[1.0, 0.0, 0.0], [jnp.nan, 0.0, 0.0], [0.0, jnp.nan, -1.0]])
+    sample = Sample.from_data(STRUCTURE, PARAMS, X[:3], np.zeros(3, int), apply=two_layers)
+    given = replace(sample, margins=jnp.asarray([1.0, jnp.nan, jnp.nan]))
+    np.testing.assert_allclose(given.error(), 2 / 3)
+    np.testing.assert_allclose(given.margin_at(0.0), 1.0)
+    # XLA drops NaN from maxima along the last axis of an array like this one.
+    many = jnp.tile(logits, (400, 1))
+    margins = jax.jit(jax.vmap(lambda row: margin_of(row, jnp.asarray(0))))(many)
+    np.testing.assert_array_equal(np.isnan(margins[:3]), [False, True, True])
+    x = np.where(np.arange(5)[:, None] == 3, np.nan, X)
+    broken = Sample.from_data(STRUCTURE, PARAMS, x, Y, apply=two_layers)
+    assert all(np.isnan(v) for v in (broken.radius, broken.inf_radius, broken.column_norm))
+    assert np.isnan(np.max(np.asarray(broken.patch_norms), axis=1)).all()
+    noisy = Perturbed.from_data(
+        {"first": PARAMS["first"], "last": {"weight": W2 * jnp.nan}}, X, Y, apply=two_layers,
+        scales=[0.1], draws=2, batch_size=4,
+    )  # fmt: skip
+    np.testing.assert_array_equal(noisy.errors, 1)
+
+
+@pytest.mark.parametrize("largest", [1e-25, 1e25])
+def test_norms_of_very_small_and_very_large_inputs(largest):
+    x = (X * largest).astype(np.float32)
+    params = jax.tree.map(lambda a: a.astype(jnp.float32), PARAMS)
+    sample = Sample.from_data(STRUCTURE, params, x, Y, apply=two_layers)
+    np.testing.assert_allclose(sample.radius, 5 * largest, rtol=1e-6)
+
+
+def test_inputs_count_as_what_meets_the_first_weight():
+    pixels = np.asarray([[0, 255], [51, 0]], np.uint8)
+
+    def apply(p, x):
+        return two_layers(p, x.astype(float) / 255)
+
+    structure = describe(PARAMS, apply=apply, example=pixels)
+    sample = Sample.from_data(structure, PARAMS, pixels, Y[:2], apply=apply)
+    np.testing.assert_allclose(sample.radius, 1)
+    np.testing.assert_allclose(sample.column_norm, 1)
+
+    def twice(p, x):  # the same vector meets two weights: it counts once
+        return two_layers(p, x) + x @ p["last"]["weight"][:2, :2] @ jnp.ones((2, 3))
+
+    structure = describe(PARAMS, apply=twice, example=X)
+    sample = Sample.from_data(structure, PARAMS, X, Y, apply=twice)
+    np.testing.assert_allclose(sample.radius, 5)
+    assert sample.dimension == 2
+
+
+def recurrent(p, x):
+    """Layers one after another, each a recurrence over the tokens."""
+
+    def layer(tokens, w):
+        def step(h, token):
+            h = jnp.tanh(token + h @ w)
+            return h, h
+
+        return jax.lax.scan(step, jnp.zeros((x.shape[0], 3)), tokens)[1], None
+
+    return jax.lax.scan(layer, jnp.swapaxes(x, 0, 1), p["w"])[0][-1]
+
+
+def test_a_recurrence_inside_a_stack_is_measured_by_layer():
+    rng = np.random.default_rng(0)
+    stack, x = rng.normal(size=(2, 3, 3)), rng.normal(size=(4, 5, 3))
+    params = {"w": jnp.asarray(stack)}
+    structure = describe(params, apply=recurrent, example=x)
+    sample = Sample.from_data(structure, params, x, np.zeros(4, int), apply=recurrent)
+    tokens, norms = x, []
+    for w in stack:
+        h, hidden = np.zeros((4, 3)), []
+        for t in range(5):
+            hidden.append(h)
+            h = np.tanh(tokens[:, t] + h @ w)
+        norms.append(np.linalg.norm(hidden, axis=-1).max(0))
+        tokens = np.stack([*hidden[1:], h], 1)
+    np.testing.assert_allclose(np.asarray(sample.patch_norms), norms, rtol=1e-6)
+    np.testing.assert_allclose(sample.radius, np.linalg.norm(x.reshape(4, -1), axis=1).max())
+    assert [(layer.uses, layer.positions) for layer in structure.layers] == [(5, 5)]
+
+
+def test_a_stack_that_the_input_enters_first_knows_the_input():
+    params = {"w": jnp.stack([jnp.eye(3), 2 * jnp.eye(3)])}
+
+    def apply(p, x):
+        return jax.lax.scan(lambda h, w: (jax.nn.relu(h @ w), None), x, p["w"])[0]
+
+    structure = describe(params, apply=apply, example=jnp.ones((1, 3)))
+    x = np.asarray([[3.0, 4.0, 0.0]])
+    sample = Sample.from_data(structure, params, x, np.zeros(1, int), apply=apply)
+    np.testing.assert_allclose(sample.radius, 5)
+    assert sample.dimension == 3
+    assert structure.outside == ()
+
+
+def test_long_recurrences_are_not_unrolled():
+    params = {"w": jnp.eye(3), "u": jnp.eye(3)}
+    x = np.ones((2, 4000, 3))
+
+    def apply(p, x):
+        step = lambda h, t: (jnp.tanh(t @ p["u"] + h @ p["w"]), None)  # noqa: E731
+        return jax.lax.scan(step, jnp.zeros((x.shape[0], 3)), jnp.swapaxes(x, 0, 1))[0]
+
+    structure = describe(params, apply=apply, example=x)
+    assert [layer.positions for layer in structure.layers] == [4000, 4000]
+    one = trace_uses(apply, params, jnp.ones((1, 4000, 3)))
+    outputs = jax.make_jaxpr(lambda p, x: run(one, p, x, at=set(one.trace.uses))[0])
+    assert len(outputs(params, jnp.ones((1, 4000, 3))).jaxpr.eqns) < 20
+    sample = Sample.from_data(structure, params, x, np.zeros(2, int), apply=apply)
+    np.testing.assert_allclose(sample.dimension, 12000)
+
+
+def gathered(p, x):
+    expert = jnp.argmax(x @ p["router"], -1)
+    h = jax.nn.relu(jnp.einsum("td,tdh->th", x, p["up"][expert]))
+    return jnp.einsum("th,thd->td", h, p["down"][expert])
+
+
+def of_two(p, x):
+    expert = jax.lax.top_k(x @ p["router"], 2)[1]
+    h = jax.nn.relu(jnp.einsum("td,tkdh->tkh", x, jnp.take(p["up"], expert, axis=0)))
+    return jnp.einsum("tkh,tkhd->td", h, jnp.take(p["down"], expert, axis=0))
+
+
+def ragged(p, x):
+    expert = jnp.argmax(x @ p["router"], -1)
+    order, sizes = jnp.argsort(expert), jnp.bincount(expert, length=4)
+    h = jax.nn.relu(jax.lax.ragged_dot(x[order], p["up"], sizes))
+    return jax.lax.ragged_dot(h, p["down"], sizes)[jnp.argsort(order)]
+
+
+@pytest.mark.parametrize("apply", [gathered, of_two, ragged])
+def test_experts_are_matrices_side_by_side(apply):
+    rng = np.random.default_rng(0)
+    shapes = {"router": (6, 4), "up": (4, 6, 8), "down": (4, 8, 6)}
+    params = {name: jnp.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
+    x, y = rng.normal(size=(5, 6)), np.zeros(5, int)
+    structure = describe(params, apply=apply, example=x)
+    assert structure.names == ("router", "up", "down")
+    assert [layer.parallel for layer in structure.layers] == [1, 4, 4]
+    for matrix, name in zip(structure.matrices(params), structure.names, strict=True):
+        np.testing.assert_array_equal(
+            matrix[0], jnp.swapaxes(jnp.atleast_3d(params[name].T).T, 1, 2)
+        )
+    assert "chooses a matrix for each input (experts)" in (structure.outside or ())
+    norms = np.asarray(Sample.from_data(structure, params, x, y, apply=apply).patch_norms)
+    np.testing.assert_allclose(norms[:2], np.linalg.norm(x, axis=1)[None].repeat(2, 0))
+    hidden = np.maximum(np.einsum("td,edh->teh", x, params["up"]), 0)
+    chosen = np.argsort(x @ np.asarray(params["router"]), axis=1)[
+        :, -2 if apply is of_two else -1 :
+    ]
+    sizes = np.take_along_axis(np.linalg.norm(hidden, axis=-1), chosen, 1).max(1)
+    np.testing.assert_allclose(norms[2], sizes)
+
+
+def test_complex_weights_are_refused_by_path():
+    params = {"first": PARAMS["first"], "last": {"weight": W2.astype(complex)}}
+    for call in (
+        lambda: describe(params),
+        lambda: describe(
+            params,
+            apply=lambda p, x: jnp.abs(x.astype(complex) @ p["last"]["weight"]),
+            example=jnp.ones((1, 3)),
+        ),
+        lambda: STRUCTURE.matrices(params),
+        lambda: Sample.from_data(STRUCTURE, params, X, Y, apply=two_layers),
+    ):
+        with pytest.raises(ValueError, match=r"'last/weight'.* is complex"):
+            call()

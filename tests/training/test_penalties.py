@@ -7,6 +7,7 @@ from jax.test_util import check_grads
 from rankjax.bounds import rank_sparse
 from rankjax.network import Sample, View, describe, measure
 from rankjax.training import (
+    add_schatten_decay,
     log_det_penalty,
     nuclear_penalty,
     rank_sparse_penalty,
@@ -137,3 +138,17 @@ def test_bad_weights_and_trees_are_named():
         schatten_penalty(STRUCTURE, {"a": PARAMS["a"]}, p=1.0)
     with pytest.raises(ValueError, match=r"p: got .*, must be >= 0"):
         schatten_penalty(STRUCTURE, PARAMS, p=-1.0)
+
+
+def test_a_computed_matrix_is_penalized_through_its_leaves_and_not_replaced():
+    params = {"w": jnp.eye(3, 4), "gain": jnp.full(4, 2.0)}
+    apply = lambda p, x: x @ (p["w"] * p["gain"][None])  # noqa: E731
+    structure = describe(params, apply=apply, example=jnp.ones((1, 3)))
+    folded = {"kernel": params["w"] * params["gain"][None]}
+    same = nuclear_penalty(describe(folded), folded)
+    np.testing.assert_allclose(nuclear_penalty(structure, params), same)
+    gradient = jax.grad(lambda p: nuclear_penalty(structure, p))(params)
+    np.testing.assert_allclose(gradient["gain"], [1, 1, 1, 0], atol=0.02)
+    decay = add_schatten_decay(structure, 0.1, p=1.0)
+    with pytest.raises(ValueError, match="'w' is computed from"):
+        decay.update(params, decay.init(params), params)

@@ -19,8 +19,6 @@ from jax import lax
 from jax.core import Tracer
 
 from rankjax._jax_internals import is_closed, is_literal
-from rankjax.certificates.theorem import _activations
-from rankjax.certificates.theorem._activations import ACTIVATIONS, Match
 from rankjax.certificates.theorem._nodes import Node
 from rankjax.certificates.theorem._rules import (
     RULES,
@@ -41,7 +39,7 @@ from rankjax.certificates.theorem._values import (
     wide,
     widest,
 )
-from rankjax.network.internal import scan_counts
+from rankjax.network.internal import ACTIVATIONS, Match, find_activations, scan_counts
 
 if TYPE_CHECKING:
     from rankjax._jax_internals import ClosedJaxpr, Jaxpr, JaxprEqn
@@ -99,7 +97,7 @@ class Reader:
 
     def _activations_in(self, jaxpr: Jaxpr) -> dict[Any, Match]:
         if id(jaxpr) not in self._found:  # the body of a loop is read once per step
-            self._found[id(jaxpr)] = _activations.find(jaxpr)
+            self._found[id(jaxpr)] = find_activations(jaxpr)
         return self._found[id(jaxpr)]
 
     def _activation(self, match: Match, read: Callable, out: Any, found: Tag) -> Tag:

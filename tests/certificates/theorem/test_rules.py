@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from jax import lax
 
-from rankjax.certificates.theorem._activations import ACTIVATIONS
 from rankjax.certificates.theorem._distances import matrix_of, operator_norm
 from rankjax.certificates.theorem._network import Network
 from rankjax.certificates.theorem._nodes import SLOPES, Node, Op, evaluate
 from rankjax.certificates.theorem._rules import RULES
 from rankjax.certificates.theorem._values import Entries, Gain
 from rankjax.network import Convolution
-from rankjax.network.internal import Window
+from rankjax.network.internal import ACTIVATIONS, Window
 from tests.certificates.theorem.moves import Watched, steepest
 
 RNG = np.random.default_rng(3)

@@ -88,7 +88,7 @@ class Match:
     number: Any
 
 
-def find(jaxpr: Jaxpr) -> dict[Any, Match]:
+def find_activations(jaxpr: Jaxpr) -> dict[Any, Match]:
     """Which variables of a jaxpr are activations of others."""
     found: dict[Any, Match] = {}
     eqns = jaxpr.eqns
