@@ -10,8 +10,8 @@ from typing import Any
 import jax
 
 from rankjax.network._left_out import LeftOut, Reason
-from rankjax.network._names import is_convolution, view_by_name
-from rankjax.network._paths import natural_order, paths_and_leaves, split_arrays
+from rankjax.network._names import layers_by_name
+from rankjax.network._paths import paths_and_leaves, split_arrays
 from rankjax.network._structure import Layer, Structure, check_both
 from rankjax.network._tracing import Trace, Use, interpret
 from rankjax.network._view import View
@@ -74,8 +74,7 @@ def describe(
     check_both(apply, example)
     found: dict[str, Layer | LeftOut] = {}
     if apply is None:
-        for path in sorted(shapes, key=natural_order):
-            found[path] = _named_layer(path, shapes[path])
+        found = layers_by_name(dict(leaves))
     else:
         found = _traced_layers(params, example, apply, shapes)
     for path, given in (axes or {}).items():
@@ -105,13 +104,6 @@ def describe(
         text = "\n".join(seen or ["  (no leaves)"])
         raise ValueError(f"{which} no weight matrix; its leaves are\n{text}")
     return Structure(tuple(layers), tuple(left_out))
-
-
-def _named_layer(path: str, shape: tuple[int, ...]) -> Layer | LeftOut:
-    view = view_by_name(path, shape)
-    if isinstance(view, LeftOut):
-        return view
-    return Layer(path, shape, view, positions=None if is_convolution(path, view) else 1)
 
 
 def _traced_layers(params, example, apply, shapes) -> dict[str, Layer | LeftOut]:

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankjax._arguments import one_of
-from rankjax.network import Layer, LeftOut, Reason, Structure, View
-from rankjax.network.internal import Layout, is_table, natural_order, view_by_name
+from rankjax.network import Layer, LeftOut, Structure
+from rankjax.network.internal import Layout, is_table, layers_by_name
 
 
 def matrices_by_name(
@@ -38,17 +38,11 @@ def matrices_by_name(
     """
     if layout is not None:
         one_of(layout, "layout", Layout)
-    layers: list[Layer] = []
-    left_out: list[LeftOut] = []
-    for path in sorted(leaves, key=natural_order):
-        leaf = leaves[path]
-        shape = tuple(leaf.shape)
-        view = _view(path, shape, np.dtype(leaf.dtype), layout, embeddings)
-        if isinstance(view, View):
-            layers.append(Layer(path, shape, view))
-        else:
-            left_out.append(view)
-    return Structure(tuple(layers), tuple(left_out))
+    found = layers_by_name(leaves, layout=layout, embeddings=embeddings).values()
+    return Structure(
+        tuple(one for one in found if isinstance(one, Layer)),
+        tuple(one for one in found if isinstance(one, LeftOut)),
+    )
 
 
 def is_floating(dtype: np.dtype) -> bool:
@@ -59,23 +53,8 @@ def is_floating(dtype: np.dtype) -> bool:
 def guessed_layout(structure: Structure) -> str:
     """What the names say: ``flax``, ``torch or equinox``, a mixture, or nothing."""
     first = {
-        "torch or equinox" if layer.view.out == (0,) else "flax"
+        "torch or equinox" if 0 in layer.view.out else "flax"
         for layer in structure.layers
         if not is_table(layer.path, layer.shape)
     }
     return " and ".join(sorted(first)) or "none"
-
-
-def _view(
-    path: str, shape: tuple[int, ...], dtype: np.dtype, layout: Layout | None, embeddings: bool
-) -> View | LeftOut:
-    if not is_floating(dtype):
-        text = f"holds {dtype.name}, not floating point weights"
-        return LeftOut(path, shape, Reason.NOT_FLOATING, text)
-    if len(shape) >= 2 and 0 in shape:
-        return LeftOut(path, shape, Reason.EMPTY)
-    view = view_by_name(path, shape, layout=layout, embeddings=embeddings, saved=True)
-    if isinstance(view, LeftOut) and view.why is Reason.UNKNOWN_NAME:
-        text = f"{view.text}; a layout (flax, torch, equinox) includes it"
-        return LeftOut(path, shape, view.why, text)
-    return view

@@ -223,7 +223,7 @@ def test_names_of_torch_and_of_flax():
     assert "lookup table" in left["embeddings.word_embeddings.weight"]
     assert "lookup table" in left["Embed_0/embedding"]
     assert "state" in left["opt_state/0/mu/kernel"]
-    assert "a layout (flax, torch, equinox) includes it" in left["mystery"]
+    assert "in analyze also a layout (flax, torch, equinox)" in left["mystery"]
     assert left["ids.weight"] == "holds int64, not floating point weights"
     tables = matrices_by_name(leaves, embeddings=True)
     shapes = {layer.path: layer.matrix_shape for layer in tables.layers}
