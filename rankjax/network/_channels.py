@@ -7,8 +7,7 @@ name says so.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from rankjax.network._named import Named
@@ -25,7 +24,7 @@ class Kernel:
     in_: int
 
 
-def doubts(kernels: Sequence[Kernel], outputs: Sequence[int]) -> Iterator[tuple[Named, str]]:
+def doubts(kernels: Sequence[Kernel], outputs: Set[int]) -> Iterator[tuple[Named, str]]:
     """The kernels that may be those of grouped convolutions, and why.
 
     Args:
@@ -46,19 +45,14 @@ def doubts(kernels: Sequence[Kernel], outputs: Sequence[int]) -> Iterator[tuple[
             yield kernel.leaf, _ONE
 
 
-def _takes_the_image(kernel: Kernel, kernels: Sequence[Kernel], outputs: Sequence[int]) -> bool:
+def _takes_the_image(kernel: Kernel, kernels: Sequence[Kernel], outputs: Set[int]) -> bool:
     """Whether a kernel of one channel is the first: the data have one channel."""
     others = [other for other in kernels if other is not kernel]
     if any(other.leaf.precedes(kernel.leaf) for other in others):
         return False
-    given = Counter(outputs)
-    if any(other.in_ not in given for other in others):
+    if any(other.in_ not in outputs for other in others):
         return False  # that one takes the data
-    if any(kernel.leaf.precedes(other.leaf) and other.in_ == kernel.out for other in others):
-        return True
-    given[kernel.out] -= 1
-    from_others = [n for n, count in given.items() if count]
-    return not others and len(kernel.leaf.shape) == 4 and all(n % kernel.out for n in from_others)
+    return any(kernel.leaf.precedes(k.leaf) and k.in_ == kernel.out for k in others)
 
 
 def _number(kernel: Kernel) -> int:

@@ -25,7 +25,8 @@ _BIAS = re.compile(r"(.*_)?bias(es)?(_.*)?|beta|offset")
 _SCALE = re.compile(r"(.*_)?scales?(_(inv|\d+|weight|input|parameter))?|gamma|weight_g|original0")
 _NORM = re.compile(r"norm(?!al)|(^|_)([blg]n)(_|\d|$)")
 _DENSE = re.compile(r"proj|linear|dense")
-_TABLE = re.compile(r"embed|^w[tp]e$|(^|_)emb$|^shared$|^cls$|tokens?$")
+_TABLE = re.compile(r"embed|^w[tp]e$|(^|_)emb$|^shared$")
+_LOOKUP = re.compile(r"embed|(^|_)emb$|^cls$|tokens?$")
 _NO_TABLE = re.compile(r"^embed_out$|unembed|conv|proj(ection)?$")
 _DEPTHWISE = re.compile(r"depthwise|(^|_)dw_?conv|conv_?dw(_|\d|$)|(^|_)dw$")
 _IN_OUT = re.compile(r"(recurrent_|pointwise_)?kernel|w|lora_[ab]")
@@ -95,7 +96,7 @@ class Named:
         if self.name == "weight":
             table = _TABLE.search(self.parent) and not _NO_TABLE.search(self.parent)
             return bool(table) or self.parent.endswith("_bias")  # of relative positions
-        return _TABLE.search(self.name) is not None
+        return _LOOKUP.search(self.name) is not None
 
     @property
     def order(self) -> Order | None:

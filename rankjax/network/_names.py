@@ -37,7 +37,9 @@ _EINSUMS = {
 # Two weights of one block: of the first, the outputs are the inputs of the second.
 _FIRST = {"gate_up_proj", "gate_proj", "up_proj", "w1", "w3", "wi", "wi_0", "wi_1", "gating_einsum"}
 _SECOND = ("down_proj", "w2", "wo", "linear")
+_WIDEST = 8  # heads times size of a head, per width of the model, at most
 _NORMALIZERS = re.compile(r"(^|/)(weight|spectral)norm", re.IGNORECASE)
+_MOMENTS = {"mu", "nu", "trace", "exp_avg", "exp_avg_sq", "momentum_buffer"}
 _SETTLE = "pass apply= and example=, or axes="
 
 
@@ -77,7 +79,7 @@ def layers_by_name(
     for path in sorted(named, key=natural_order):
         leaf = named[path]
         dtype = leaves[path].dtype
-        if not jnp.issubdtype(dtype, jnp.inexact):
+        if not jnp.issubdtype(dtype, jnp.floating):
             text = f"holds {dtype.name}, not floating point weights"
             found[path] = LeftOut(path, leaf.shape, Reason.NOT_FLOATING, text)
         elif len(leaf.shape) >= 2 and 0 in leaf.shape:
@@ -100,6 +102,9 @@ class _Tree:
         self.order: Order | None = order
         self.embeddings = embeddings
         self.by_keys = {leaf.keys: leaf for leaf in leaves}
+        self.by_end: dict[str, list[Named]] = {}
+        for leaf in leaves:
+            self.by_end.setdefault(leaf.keys[-1], []).append(leaf)
         self.stacks = Stacks(leaves)
         by_path = {leaf.path: leaf for leaf in leaves}
         self.factors: dict[str, View] = {}
@@ -123,6 +128,11 @@ class _Tree:
                 text = f"{verdict.value} {leaf.keys[-1]!r}: axes= includes it"
                 if len(leaf.shape) != 3:
                     text += ", in analyze also a layout (flax, torch, equinox)"
+            elif verdict is Reason.TABLE and leaf.name == "weight":
+                text = (
+                    f"{leaf.parent!r} without a bias is the name of a lookup table (embedding): "
+                    "axes= includes it, in analyze also embeddings"
+                )
             return LeftOut(leaf.path, leaf.shape, verdict, text)
         copies = self.stacks.copies.get(leaf.path)
         if copies is not None:
@@ -144,7 +154,7 @@ class _Tree:
                 channels = layer.view.in_[-1 if layer.view.in_[-1] < layer.view.out[0] else 0]
                 out, in_ = layer.matrix_shape[0], layer.shape[channels]
                 kernels.append(Kernel(Named(layer.path, layer.shape), out, in_))
-        for leaf, why in doubts(kernels, [layer.matrix_shape[0] for layer in layers]):
+        for leaf, why in doubts(kernels, {layer.matrix_shape[0] for layer in layers}):
             text = f"{why}: {_SETTLE}"
             found[leaf.path] = LeftOut(leaf.path, leaf.shape, Reason.AMBIGUOUS, text)
 
@@ -286,19 +296,22 @@ class _Tree:
             (*keys[:-2], where, f"('{keys[-1]}'{end}") in self.by_keys
             for where, end in (("scales", ",)"), ("batch_stats", ", 'u')"))
         )
-        return torch or nnx or (len(keys) > 1 and keys[-2:] in self.normalized)
+        equinox = leaf.keys[-2:] == ("layer", "weight") and (*keys[:-2], "g") in self.by_keys
+        return torch or nnx or equinox or (len(keys) > 1 and keys[-2:] in self.normalized)
 
     def _is_moment(self, leaf: Named) -> bool:
         """Whether an optimizer keeps it: of the same name and shape as another leaf."""
         for i, key in enumerate(leaf.keys[:-1]):
-            if key in {"mu", "nu", "trace", "exp_avg", "exp_avg_sq", "momentum_buffer", "m", "v"}:
+            if key in _MOMENTS:
                 rest = leaf.keys[i + 1 :]
-                other = {"mu": "nu", "nu": "mu", "m": "v", "v": "m"}.get(key, "")
-                twins = [(*leaf.keys[:i], other, *rest), rest,
-                         *((word, *rest) for word in ("params", "model", "target"))]  # fmt: skip
-                found = [self.by_keys[keys] for keys in twins if keys in self.by_keys]
-                if any(twin.shape == leaf.shape for twin in found):
-                    return True
+                for twin in self.by_end[leaf.keys[-1]]:
+                    same = twin.shape == leaf.shape and twin.keys[-len(rest) :] == rest
+                    # mu beside nu is a moment, mu beside logvar is a part of a network.
+                    place = twin.keys[: -len(rest)]
+                    beside = place[:-1] == leaf.keys[:i] and len(place) > 0
+                    moment = place[-1] in _MOMENTS if beside else len(rest) > 1
+                    if same and moment and twin is not leaf:
+                        return True
         return False
 
 
@@ -307,27 +320,31 @@ def _of_many_axes(
 ) -> _Verdict:
     """Convolutions and projections to and from heads; ``given``: the order, by the caller."""
     rank = len(core)
-    last = rank - 1
-    convolution = _CONVOLUTION.search(leaf.parent) is not None
+    axes = tuple(range(rank))
+    named = _CONVOLUTION.search(leaf.parent) is not None
     if order == "out in":
-        if rank > 3 or convolution or bias == core[:1]:
-            return _Seen(_view(order, tuple(range(rank))), convolution=True)
-        return Reason.AMBIGUOUS
+        fits = bias is None or bias == core[:1]
+        convolution = fits and (rank > 3 or named or bias is not None)
+        return _Seen(_view(order, axes), convolution=True) if convolution else Reason.AMBIGUOUS
     into, back = (found.fullmatch(leaf.parent) for found in (PROJECTIONS_IN, PROJECTIONS_OUT))
-    if rank == 3 and into:
-        return _Seen(View(out=(1, 2), in_=(0,)))
-    if rank == 3 and back:
-        return _Seen(View(out=(2,), in_=(0, 1)))
+    if rank == 3 and (into or back):
+        width, inner = (core[0], core[1] * core[2]) if into else (core[2], core[0] * core[1])
+        heads = bias is None and inner <= _WIDEST * width  # or a stack of (in, out)
+        if heads or bias == (core[1:] if into else core[2:]):
+            return _Seen(View(axes[1:], axes[:1]) if into else View(axes[2:], axes[:2]))
+    if bias is not None:
+        several = len(bias) < rank and bias == core[-len(bias) :]
+        if len(bias) > 1 and several and bias != (core[0], core[-1]):
+            return _Seen(View(axes[-len(bias) :], axes[: -len(bias)]))
+        return _Seen(_view(order, axes), convolution=True) if bias == core[-1:] else (
+            Reason.AMBIGUOUS
+        )  # fmt: skip
     if into or back:
         return Reason.AMBIGUOUS
-    if bias is not None and len(bias) == 2 and bias == core[-2:] and bias != (core[0], core[-1]):
-        return _Seen(View(out=(last - 1, last), in_=tuple(range(last - 1))))
     if core[-1] == 1 < core[-2] and rank > 3:
         return "one filter per channel (depthwise), or a convolution to one channel"
     window = rank > 3 and (given or len(set(core[:-2])) == 1)
-    if convolution or window or bias == core[-1:]:
-        return _Seen(_view(order, tuple(range(rank))), convolution=True)
-    return Reason.AMBIGUOUS
+    return _Seen(_view(order, axes), convolution=True) if named or window else Reason.AMBIGUOUS
 
 
 def _view(order: Order, axes: tuple[int, ...], parallel: tuple[int, ...] = ()) -> View:
