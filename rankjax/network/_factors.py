@@ -86,5 +86,6 @@ def views(left: Named, right: Named) -> tuple[View, View] | None:
 
 
 def _weight(root: tuple[str, ...]) -> str:
-    words = [re.sub(r"_?lora_?$|lora_", "", key).strip("_") for key in root]
+    # Of the factor's own key what is not lora: kernel of kernel_lora_ and of lora_kernel_.
+    words = [key.replace("lora_", "").rstrip("_") if key.endswith("_") else key for key in root]
     return "/".join(word for word in words if word and word not in {"weight", "default", "lora"})

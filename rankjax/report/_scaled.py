@@ -69,7 +69,8 @@ def with_scales(
         held = [other for other in (*beside, *more) if other in leaves or other in unread]
         if not held or codes.dtype.kind in "iu":
             continue
-        why = f"stored with {held[0]}, which is not known" if held[0] not in leaves else ""
+        known = held[0] in leaves and held[0] in beside
+        why = "" if known else f"stored with {held[0]}, which is not known"
         if len(held) > 1:
             why = f"stored with {' and '.join(held)}: what to do with both is not known"
         scale = leaves.get(held[0])

@@ -67,22 +67,27 @@ def take_updates(
         if left.matrix_shape[1] != right.matrix_shape[0] or left.stacked != right.stacked:
             continue
         taken |= {pair.left, pair.right}
-        side = _SIDE.search(pair.left)
-        place = pair.left[: side.start()] if side else ""
-        if side and place in others:
+        place = factor_place(pair.left)
+        if place in others:
             text = f"{others[place]} changes the product: not the update B A alone"
             for layer in (left, right):
                 left_out.append(LeftOut(layer.path, layer.shape, Reason.OTHER_USE, text))
             continue
         scale = _scale(place, left.matrix_shape[1], leaves, config)
-        found.append(Update(pair.root, left, right, scale))
+        found.append(Update(pair.root or pair.left, left, right, scale))
+    for path in set(others.values()) & set(layers):
+        taken.add(path)
+        text = "a part of an update that is no plain product"
+        left_out.append(LeftOut(path, layers[path].shape, Reason.OTHER_USE, text))
     rest = tuple(layer for layer in structure.layers if layer.path not in taken)
     return found, replace(structure, layers=rest, left_out=(*structure.left_out, *left_out))
 
 
 def _scale(
-    place: str, rank: int, leaves: Mapping[str, Any], config: Mapping[str, Any]
+    place: str | None, rank: int, leaves: Mapping[str, Any], config: Mapping[str, Any]
 ) -> float | None:
+    if place is None:
+        return None
     alpha = leaves.get(f"{place}alpha")  # of kohya, beside the factors
     if alpha is not None and np.size(alpha) == 1:
         return float(np.asarray(alpha).reshape(())) / rank
@@ -92,6 +97,12 @@ def _scale(
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise ValueError(f"adapter_config.json: lora_alpha is {alpha!r}, must be a number")
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def factor_place(path: str) -> str | None:
+    """What comes before the factor in a path of PEFT or kohya; ``None`` for other names."""
+    found = _SIDE.search(path)
+    return None if found is None else path[: found.start()]
 
 
 def module_of(place: str) -> str:

@@ -238,8 +238,10 @@ def test_msgpack(tmp_path, tree, message):
 
 
 def test_an_unknown_dtype_of_msgpack_is_left_out(tmp_path):
-    tree = {"a": {"b": packed([4], "object", bytes(32)), "c": packed([4], "S99", bytes(4)),
-                  "d": packed([2, 2], "int4", bytes(4)), "e": packed([2], "int8", bytes(2))}}  # fmt: skip
+    tree = {"a": {
+        "b": packed([4], "object", bytes(32)), "c": packed([4], "S99", bytes(4)),
+        "d": packed([2, 2], "int4", bytes(4)), "e": packed([2], "int8", bytes(2)),
+    }}  # fmt: skip
     (tmp_path / "w.msgpack").write_bytes(msgpack.packb(tree))
     found = load(tmp_path / "w.msgpack")
     whys = {leaf.path: leaf.text for leaf in found.unread}
