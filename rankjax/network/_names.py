@@ -307,9 +307,9 @@ class _Tree:
                 for twin in self.by_end[leaf.keys[-1]]:
                     same = twin.shape == leaf.shape and twin.keys[-len(rest) :] == rest
                     # mu beside nu is a moment, mu beside logvar is a part of a network.
-                    place = twin.keys[: -len(rest)]
-                    beside = place[:-1] == leaf.keys[:i] and len(place) > 0
-                    moment = place[-1] in _MOMENTS if beside else len(rest) > 1
+                    *place, last = ("", *twin.keys[: -len(rest)])
+                    beside = tuple(place[1:]) == leaf.keys[:i] and place
+                    moment = last in _MOMENTS if beside else len(rest) > 1
                     if same and moment and twin is not leaf:
                         return True
         return False
