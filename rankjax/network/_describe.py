@@ -34,8 +34,9 @@ def describe(
     With ``apply`` and ``example`` the forward function is traced (nothing is computed): each
     leaf that multiplies the data in a matrix product or a convolution is a layer, in the order of
     use, with its rows, columns, groups, strides and number of positions as they really are. Without
-    them, names decide (``kernel``: Flax, ``weight``: torch and Equinox), and the number of
-    positions of a convolution stays unknown.
+    them, names, shapes and the leaves beside a leaf decide (``kernel``: Flax, ``weight``: torch and
+    Equinox); what they do not settle is left out, and the number of positions of a convolution
+    stays unknown.
 
     Args:
         params: Flax NNX state or Linen dictionary, Equinox module, or any tree of arrays.

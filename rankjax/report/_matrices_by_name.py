@@ -1,8 +1,4 @@
-"""Which leaves of a checkpoint are weight matrices, judged by their names alone.
-
-``describe`` follows a forward function, or knows the names of a tree at hand; a checkpoint is only
-names and shapes, of any framework, with keys joined by ``/`` or by ``.``.
-"""
+"""Which leaves of a checkpoint are weight matrices: the rule of ``describe`` without ``apply``."""
 
 from __future__ import annotations
 
@@ -26,8 +22,8 @@ def matrices_by_name(
         leaves: arrays by path, keys joined by ``/`` or ``.``.
         layout: ``"flax"``: (in, out), convolutions (*window, in, out); ``"torch"`` or
             ``"equinox"``: (out, in), convolutions (out, in, *window); then every leaf with two axes
-            or more is a matrix, whatever its name, unless it is a bias, a scale, a table or state.
-            ``None``: the last key decides, ``kernel`` or ``weight``.
+            is a matrix, whatever its name, unless it is a bias, a scale, a table or state.
+            ``None``: names, and the leaves beside a leaf, decide.
         embeddings: include tables of embeddings, seen as (features, entries).
 
     Returns:

@@ -153,7 +153,7 @@ def test_nothing_is_unpickled(tmp_path):
     with zipfile.ZipFile(tmp_path / "t.pt", "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps(Bomb(mark)))
         archive.writestr("archive/data/0", bytes(16))
-    refused(tmp_path / "t.pt", "torch checkpoint, a pickle")
+    refused(tmp_path / "t.pt", "torch checkpoint, a pickle|weights_only=True")
     assert not mark.exists()
 
 
