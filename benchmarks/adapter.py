@@ -3,10 +3,10 @@
 python benchmarks/adapter.py [--repeats 5] [--peer-python PATH]
 
 The adapter (bfloat16, 32 layers, 7 matrices each) is drawn at random into a temporary folder.
-Every figure comes from a process of its own: ``import``, ``analyze`` after it, and the whole
-process. With ``--peer-python``, a Python that has torch and safetensors, torch does it three ways:
-``read`` the file alone, ``qr`` of the factors, and ``products``, which are formed: those of one
-layer, times 32.
+Every figure comes from a process of its own: ``import``, ``analyze`` after it (``CPU``: the
+processor time of all threads, which a busy machine changes less), and the whole process. With
+``--peer-python``, a Python that has torch and safetensors, torch does it three ways: ``read`` the
+file alone, ``qr`` of the factors, and ``products``, which are formed: those of one layer, times 32.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ OURS = """
 import json, sys, time
 start = time.perf_counter()
 from rankjax.report import analyze
-imported = time.perf_counter()
+imported, spent = time.perf_counter(), time.process_time()
 found = analyze(sys.argv[1])
-done = time.perf_counter()
+done, cpu = time.perf_counter(), time.process_time() - spent
 norms = [float(row.spectral_norm) for row in found.rows]
-print(json.dumps({"import": imported - start, "analyze": done - imported, "norms": norms}))
+print(json.dumps({"import": imported - start, "analyze": done - imported, "analyze, CPU": cpu,
+                  "norms": norms}))
 """
 
 THEIRS = """

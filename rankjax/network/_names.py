@@ -172,25 +172,22 @@ class _Tree:
         axes = [i for i in range(len(leaf.shape)) if i != stack]
         core = tuple(leaf.shape[i] for i in axes)
         bias = self._bias(leaf)
-        if bias is None and leaf.is_table:
-            if len(core) == 2 and self.embeddings:
-                seen = _Seen(View(out=(1,), in_=(0,)))
-            elif len(core) < 3 or leaf.order is None:
+        # With more axes it is the convolution that makes patches.
+        if bias is None and leaf.is_table and (len(core) < 3 or leaf.order is None):
+            if len(core) != 2 or not self.embeddings:
                 return Reason.TABLE
-            else:
-                seen = self._seen(leaf, core, bias)  # a convolution that makes patches
+            seen = _Seen(View(out=(1,), in_=(0,)))
         else:
             seen = self._seen(leaf, core, bias)
-        if isinstance(seen, _Seen) and leaf.path in self.stacks.unclear:
-            return Reason.AMBIGUOUS
         if not isinstance(seen, _Seen):
             return seen
-        lifted = [
-            tuple(axes[i] for i in part)
-            for part in (seen.view.out, seen.view.in_, seen.view.parallel)
-        ]
-        stacked = () if stack is None else (stack,)
-        return replace(seen, view=View(lifted[0], lifted[1], stacked, lifted[2]))
+        if leaf.path in self.stacks.unclear:
+            return Reason.AMBIGUOUS
+        view = seen.view
+        out, in_, parallel = (
+            tuple(axes[i] for i in part) for part in (view.out, view.in_, view.parallel)
+        )
+        return replace(seen, view=View(out, in_, () if stack is None else (stack,), parallel))
 
     def _seen(self, leaf: Named, core: tuple[int, ...], bias: tuple[int, ...] | None) -> _Verdict:
         known = leaf.order is not None or self.order is not None
@@ -253,11 +250,8 @@ class _Tree:
         in_out = a == d and b in (c, 2 * c)
         out_in = b == c and a in (d, 2 * d)
         if in_out == out_in:
-            size = core[1:]
-            in_out, out_in = (
-                size[0 if is_first else 1] in self.widths,
-                (size[1 if is_first else 0] in self.widths),
-            )
+            mine, other_side = core[1:] if is_first else core[:0:-1]
+            in_out, out_in = mine in self.widths, other_side in self.widths
         if in_out != out_in:
             return "in out" if in_out else "out in"
         return leaf.order

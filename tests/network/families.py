@@ -558,6 +558,8 @@ _FAMILIES = {
         "layers/attention/query_dense/vars/0": ((8, 4, 2), "8 x 8"),
         "layers/attention/query_dense/vars/1": ((4, 2), BIAS),
         "layers/dense/vars/0": ((6, 5), "5 x 6"),
+        "layers/separable_conv2d/vars/0": ((3, 3, 4, 1), DEPTHWISE),
+        "layers/separable_conv2d/vars/1": ((1, 1, 4, 8), "8 x 4"),
         "layers/embedding/vars/0": ((50, 8), TABLE),
         "layers/batch_normalization/vars/0": ((8,), VECTOR),
         "optimizer/vars/2": ((6, 5), STATE),

@@ -49,10 +49,12 @@ def orbax_folder(tmp_path_factory):
         save_orbax(tree, folder / "run" / "9" / "default")
         save_orbax({**tree, "Dense_0": {"kernel": np.zeros((2, 2), np.float32)}},
                    folder / "run" / "10" / "default")  # fmt: skip
+        save_orbax(tree, folder / "prefixed" / "ckpt_9")
+        save_orbax(tree, folder / "prefixed" / "ckpt_10" / "default")
     return folder
 
 
-@pytest.mark.parametrize("name", ["ocdbt", "plain", "run/9"])
+@pytest.mark.parametrize("name", ["ocdbt", "plain", "run/9", "prefixed"])
 def test_orbax(orbax_folder, name):
     check(load(orbax_folder / name), weights())
 

@@ -46,7 +46,9 @@ def test_the_newest_step_of_any_prefix(tmp_path, name):
         folder.mkdir()
         tree = {"w": {"kernel": np.full((2, 2), step, np.float32)}}
         save_safetensors(tree, folder / "m.safetensors")
-    (tmp_path / f"{name.format(11)}.orbax-checkpoint-tmp-12").mkdir()
+    unfinished = tmp_path / f"{name.format(11)}.orbax-checkpoint-tmp-12"
+    unfinished.mkdir()
+    save_npz(weights(), unfinished / "w.npz")
     (tmp_path / name.format(12)).mkdir()  # nothing in it yet
     found = load(tmp_path)
     assert found.tree["w/kernel"][0, 0] == 10

@@ -28,7 +28,7 @@ def from_hub(address: str) -> Path:
             package ``huggingface_hub``.
     """
     found = _ADDRESS.fullmatch(address.removeprefix(PREFIX).removeprefix("/"))
-    if found is None or ".." in address:
+    if found is None:
         raise CheckpointError(
             f"{shown(address)}: must be hf://owner/name, hf://owner/name@revision or "
             "hf://owner/name/folder"
