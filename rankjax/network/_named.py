@@ -22,7 +22,10 @@ _EXPERTS = re.compile(
     re.IGNORECASE,
 )
 _BIAS = re.compile(r"(.*_)?bias(es)?(_.*)?|beta|offset")
-_SCALE = re.compile(r"(.*_)?scales?(_(inv|\d+|weight|input|parameter))?|gamma|weight_g|original0")
+_SCALE = re.compile(
+    r"(.*_)?scales?(_(inv|\d+|weight|input|parameter))?|"
+    r"(.*_)?(layer_?)?norm(_.*)?_weight|gamma|weight_g|original0"
+)
 _NORM = re.compile(r"norm(?!al)|(^|_)([blg]n)(_|\d|$)")
 _DENSE = re.compile(r"proj|linear|dense")
 _TABLE = re.compile(r"embed|^w[tp]e$|(^|_)emb$|^shared$")
@@ -51,6 +54,7 @@ class Named:
             keys.pop()
         if len(keys) > 2 and keys[-2] == "vars" and keys[-1].isdecimal():
             keys[-2:] = [_of_keras(keys[-3].lower(), int(keys[-1]))]
+        keys[-1] = re.sub(":[0-9]+$", "", keys[-1])  # kernel:0, of TensorFlow
         return tuple(keys)
 
     @cached_property
@@ -111,7 +115,7 @@ class Named:
             return ()
         last = self.keys[-1]
         names = [last.replace("weight", "bias"), last.replace("kernel", "bias"),
-                 re.sub("^[wW]", "b", last), f"{last}_bias", "bias", "b"]  # fmt: skip
+                 re.sub("^[wW]", "b", last), f"{last}_bias", "bias", "biases", "b"]  # fmt: skip
         return [(*self.keys[:-1], name) for name in names if name != last]
 
     @cached_property

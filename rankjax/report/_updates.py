@@ -16,7 +16,7 @@ from rankjax.report._spectra import Spectrum
 
 _SIDE = re.compile(r"lora_(embedding_)?[AB]\b|lora_(up|down)\b|lora\w*[./](up|down)\b")
 # What makes of the two factors something else than a scaled product.
-_OTHERS = re.compile(r"lora_mid|dora_scale|lora_magnitude_vector")
+_OTHERS = re.compile(r"lora_mid|lora_E\b|dora_scale|lora_magnitude_vector")
 
 
 @dataclass(frozen=True)

@@ -476,6 +476,20 @@ _FAMILIES = {
         "layers/gru/gru_cell/recurrent_kernel": ((4, 12), "12 x 4"),
         "layers/gru/gru_cell/bias": ((2, 12), BIAS),
     },
+    "Keras, before version 3": {
+        "dense/dense/kernel:0": ((6, 5), "5 x 6"),
+        "dense/dense/bias:0": ((5,), BIAS),
+        "conv/conv/kernel:0": ((3, 3, 4, 8), "8 x 36"),
+        "embedding/embedding/embeddings:0": ((50, 8), TABLE),
+    },
+    "Megatron, layers in one leaf": {
+        "decoder.layers.self_attention.linear_qkv.weight": ((3, 24, 8), "3 > 24 x 8"),
+        "decoder.layers.self_attention.linear_qkv.layer_norm_weight": ((3, 8), SCALE),
+        "decoder.layers.mlp.linear_fc2.weight": ((3, 8, 20), "3 > 8 x 20"),
+        "decoder.final_layernorm.weight": ((8,), SCALE),
+        "embedding.word_embeddings.weight": ((50, 8), TABLE),
+        "output_layer.weight": ((50, 8), "50 x 8"),
+    },
     "LSTM and GRU, Haiku": {
         "lstm/linear/w": ((7, 16), "16 x 7"),
         "gru/w_i": ((3, 12), "12 x 3"),

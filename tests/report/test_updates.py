@@ -118,6 +118,7 @@ def test_heads_and_stacks():
 
 @pytest.mark.parametrize(
     ("name", "shape"), [("dora_scale", (12, 1)), ("lora_mid.weight", (4, 4)),
+                        ("lora_E", (4, 1)),
                         ("lora_magnitude_vector", (12,))],
 )  # fmt: skip
 def test_what_is_no_plain_product_is_refused(name, shape):
