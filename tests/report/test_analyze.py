@@ -238,6 +238,12 @@ def test_a_layout_overrules_names():
     assert {x.path: x.matrix_shape for x in torch.layers} == {"w1": (3, 4), "c": (5, 336)}
     kernel = matrices_by_name({"kernel": np.ones((3, 4))}, layout="equinox")
     assert kernel.layers[0].matrix_shape == (3, 4)
+    # Of experts it says what is put in, not that they are one matrix.
+    experts = {"experts.gate_up_proj": np.ones((8, 64, 128))}
+    assert matrices_by_name(experts).layers == ()
+    for name, expected in (("torch", (64, 128)), ("flax", (128, 64))):
+        (layer,) = matrices_by_name(experts, layout=name).layers  # pyright: ignore[reportArgumentType]
+        assert (layer.parallel, layer.matrix_shape) == (8, expected)
     with pytest.raises(ValueError, match=r"must be one of 'flax', 'torch', 'equinox'"):
         matrices_by_name(leaves, layout="keras")  # pyright: ignore[reportArgumentType]
 

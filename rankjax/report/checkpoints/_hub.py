@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import re
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 from rankjax.report.checkpoints._errors import CheckpointError, shown
 
@@ -17,7 +19,6 @@ _KINDS = (
     ["*.weights.h5", "*.keras"],
     ["*.bin", "*.bin.index.json", "*.pt", "*.pth"],
 )
-_BESIDE = "*config.json"
 
 
 def from_hub(address: str) -> Path:
@@ -39,17 +40,25 @@ def from_hub(address: str) -> Path:
         raise CheckpointError(
             f"{shown(address)}: pip install huggingface_hub, which downloads it"
         ) from None
-    repo, revision, folder = found[1], found[2], found[3].strip("/")
-    start = f"{folder}/" if folder else ""
+    repo, revision, folder = found[1], found[2], PurePosixPath(found[3].strip("/"))
     try:
-        names = huggingface_hub.HfApi().list_repo_files(repo, revision=revision)
-        here = [name for name in names if name.startswith(start)]
-        inside = [Path(name[len(start) :]) for name in here]
-        kinds = [kind for kind in _KINDS if any(p.match(k) for p in inside for k in kind)]
-        patterns = [start + pattern for pattern in (*(kinds[0] if kinds else ()), _BESIDE)]
-        if folder and Path(folder).suffix:
-            patterns = [folder]
-        local = huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=patterns)
+        files = map(PurePosixPath, huggingface_hub.HfApi().list_repo_files(repo, revision=revision))
+        wanted = _wanted(list(files), folder)
+        local = huggingface_hub.snapshot_download(
+            repo, revision=revision, allow_patterns=[glob.escape(str(name)) for name in wanted]
+        )
     except Exception as error:  # the network, rights, a name that is not there
         raise CheckpointError(f"{shown(address)}: {shown(str(error), 400)}") from None
     return Path(local) / folder
+
+
+def _wanted(files: Sequence[PurePosixPath], folder: PurePosixPath) -> Sequence[PurePosixPath]:
+    """The weights of a folder and what describes them; or the file of that name."""
+    if folder in files:
+        return [folder]
+    here = [name for name in files if name.parent == folder]
+    for kind in _KINDS:
+        weights = [name for name in here if any(name.match(pattern) for pattern in kind)]
+        if weights:
+            return [*weights, *(name for name in here if name.match("*config.json"))]
+    raise CheckpointError("no weights that are read are there")
