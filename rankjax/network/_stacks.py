@@ -32,6 +32,7 @@ class Stacks:
         self._found: dict[str, tuple[int, int]] = {}  # with the number of leaves that say so
         self.unclear: set[str] = set()
         self.copies: dict[str, int] = {}
+        self._by_keys = {leaf.keys: leaf for leaf in leaves}
         below: dict[tuple[str, ...], list[Named]] = {}
         for leaf in leaves:
             for i in range(len(leaf.keys)):
@@ -58,7 +59,8 @@ class Stacks:
         several = len(parents) > 1
         ends = zip(min(parents), max(parents), strict=False)
         shared = [a for a, _ in takewhile(lambda two: two[0] == two[1], ends)]
-        if not any(len(one.shape) > 2 and not one.is_vector for one in members):
+        matrices = [one for one in members if len(one.shape) > 2 and not one.is_vector]
+        if not matrices or not all(self._fits_its_bias(one, axis) for one in matrices):
             return
         if several and all(key.lower() in _WRAPPERS for key in shared):
             self.copies |= {one.path: one.shape[axis] for one in members}
@@ -72,6 +74,17 @@ class Stacks:
             if scope < len(members):  # the larger part of the tree tells more
                 self._found[one.path] = mine, len(members)
                 self.unclear.discard(one.path)
+
+    def _fits_its_bias(self, leaf: Named, axis: int) -> bool:
+        """Without the axis, the last (of torch the first) of a matrix is that of its bias."""
+        if axis == 1 and leaf.order == "out in":  # only Flax scans along the second axis
+            return False
+        bias = next((self._by_keys[k] for k in leaf.biases() if k in self._by_keys), None)
+        if bias is None or len(bias.shape) < 2:
+            return True
+        first = leaf.order == "out in"
+        a, b = ([n for i, n in enumerate(one.shape) if i != axis] for one in (leaf, bias))
+        return a[0] == b[0] if first else a[-1] == b[-1]
 
 
 def _is_stack(keys: Sequence[str]) -> bool:

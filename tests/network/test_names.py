@@ -82,6 +82,12 @@ def test_names_and_numbers_of_axes_decide(path, shape, expected):
          "layers/x/kernel", Reason.AMBIGUOUS),
         ({"layers/x/kernel": (3, 3, 4), "layers/y/kernel": (3, 4, 3), "layers/n/scale": (3, 3)},
          "layers/x/kernel", View((2,), (1,), (0,))),
+        ({"layers/x/kernel": (3, 6, 6), "layers/x/bias": (3, 6), "layers/n/scale": (3, 6)},
+         "layers/x/kernel", View((2,), (1,), (0,))),
+        ({"layers/x/kernel": (6, 3, 6), "layers/x/bias": (6, 3), "layers/n/scale": (6, 3)},
+         "layers/x/kernel", View((2,), (0,), (1,))),
+        ({"layers/x/weight": (3, 6, 6), "layers/x/bias": (3, 6), "layers/n/weight": (3, 6)},
+         "layers/x/weight", View((1,), (2,), (0,))),
         # One vector without the axis, and it does not count layers.
         ({"layers/x/kernel": (3, 9, 4), "layers/x/bias": (3, 4), "layers/n/scale": (3,),
           "layers/n/bias": (3,)}, "layers/x/kernel", View((2,), (1,), (0,))),
