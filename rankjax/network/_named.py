@@ -136,6 +136,8 @@ def _of_keras(parent: str, number: int) -> str:
     """Keras numbers the variables of a layer, the kernel first."""
     if "embedding" in parent:
         return "embeddings"
+    if "norm" in parent:
+        return ("gamma", "beta", "moving_mean", "moving_variance")[min(number, 3)]
     if number == 0:
         return "depthwise_kernel" if "separable" in parent else "kernel"
     second = {"cell": "recurrent_kernel", "separable": "pointwise_kernel"}

@@ -26,6 +26,9 @@ from rankjax.network._view import View
 _ORDERS: dict[Layout | None, Order | None] = {
     None: None, "flax": "in out", "torch": "out in", "equinox": "out in",
 }  # fmt: skip
+_TRANSPOSED: dict[Order, re.Pattern[str]] = {  # Flax's ConvTranspose_0 is (in, out)
+    "out in": re.compile(r"deconv|conv\w*transpose"), "in out": re.compile(r"conv\dd_transpose"),
+}  # fmt: skip
 _CONVOLUTION = re.compile(r"conv|patch|stem|^embed")
 # Gemma: (heads, in, size), (2 or 3, heads, in, size), (heads, size, out).
 _EINSUMS = {
@@ -149,9 +152,10 @@ class _Tree:
         layers = [layer for layer in found.values() if isinstance(layer, Layer)]
         kernels = []
         for layer in layers:
-            if layer.positions is None:
-                # Of the window and the channels, the channels are next to the outputs.
-                channels = layer.view.in_[-1 if layer.view.in_[-1] < layer.view.out[0] else 0]
+            (first, *_), (out_axis, *_), last = layer.view.in_, layer.view.out, layer.view.in_[-1]
+            # Channels stand beside the outputs; a transposed convolution has them on both sides.
+            if layer.positions is None and not first < out_axis < last:
+                channels = last if last < out_axis else first
                 out, in_ = layer.matrix_shape[0], layer.shape[channels]
                 kernels.append(Kernel(Named(layer.path, layer.shape), out, in_))
         for leaf, why in doubts(kernels, {layer.matrix_shape[0] for layer in layers}):
@@ -316,6 +320,14 @@ def _of_many_axes(
     rank = len(core)
     axes = tuple(range(rank))
     named = _CONVOLUTION.search(leaf.parent) is not None
+    # A transposed convolution of torch and of Keras puts what it takes where others put out.
+    swapped = (1, 0) if order == "out in" else (rank - 2, rank - 1)
+    if rank > 3 and bias == (core[swapped[0]],) != (core[swapped[1]],):
+        rest = tuple(i for i in axes if i != swapped[0])
+        return _Seen(View(out=swapped[:1], in_=rest), convolution=True)
+    square = bias is None or core[swapped[0]] == core[swapped[1]]
+    if rank > 3 and square and _TRANSPOSED[order].search(leaf.parent):
+        return "a transposed convolution: what it takes and what it gives is not told apart"
     if order == "out in":
         fits = bias is None or bias == core[:1]
         convolution = fits and (rank > 3 or named or bias is not None)

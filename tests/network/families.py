@@ -436,6 +436,13 @@ _FAMILIES = {
         "transformer.resblocks.0.attn.in_proj_weight": ((24, 8), "24 x 8"),
         "transformer.resblocks.0.ln_1.weight": ((8,), SCALE),
     },
+    "StyleGAN-like decoder, torch": {  # nn.ConvTranspose2d keeps (in, out, window)
+        "up.0.weight": ((8, 4, 4, 4), "4 x 128"),
+        "up.0.bias": ((4,), BIAS),
+        "up.1.weight": ((4, 4, 4, 4), "4 x 64"),
+        "up.1.bias": ((4,), BIAS),
+        "to_rgb.weight": ((3, 4, 1, 1), "3 x 4"),
+    },
     "FLUX": {
         "x_embedder.weight": ((8, 6), "8 x 6"),
         "x_embedder.bias": ((8,), BIAS),
@@ -575,7 +582,11 @@ _FAMILIES = {
         "layers/separable_conv2d/vars/0": ((3, 3, 4, 1), DEPTHWISE),
         "layers/separable_conv2d/vars/1": ((1, 1, 4, 8), "8 x 4"),
         "layers/embedding/vars/0": ((50, 8), TABLE),
-        "layers/batch_normalization/vars/0": ((8,), VECTOR),
+        "layers/batch_normalization/vars/0": ((8,), SCALE),
+        "layers/batch_normalization/vars/1": ((8,), BIAS),
+        "layers/batch_normalization/vars/2": ((8,), VECTOR),
+        "layers/conv2d_transpose/vars/0": ((3, 3, 6, 12), "6 x 108"),
+        "layers/conv2d_transpose/vars/1": ((6,), BIAS),
         "optimizer/vars/2": ((6, 5), STATE),
     },
     "LoRA, PEFT": {

@@ -120,6 +120,13 @@ def test_names_and_numbers_of_axes_decide(path, shape, expected):
           "experts/wo/bias": (4, 8)}, "experts/wi/kernel", View((2,), (1,), (), (0,))),
         ({"norm_proj.weight": (8, 9)}, "norm_proj.weight", OUT_IN),
         ({"lora_a": (2, 2, 2), "lora_b": (2, 2, 2)}, "lora_a", Reason.AMBIGUOUS),
+        ({"deconv.weight": (8, 4, 3, 3), "deconv.bias": (4,)}, "deconv.weight",
+         View((1,), (0, 2, 3))),
+        ({"deconv.weight": (8, 8, 3, 3), "deconv.bias": (8,)}, "deconv.weight", Reason.AMBIGUOUS),
+        ({"deconv.weight": (8, 4, 3, 3)}, "deconv.weight", Reason.AMBIGUOUS),
+        ({"conv2d_transpose/kernel": (3, 3, 8, 8)}, "conv2d_transpose/kernel", Reason.AMBIGUOUS),
+        ({"ConvTranspose_0/kernel": (3, 3, 4, 8)}, "ConvTranspose_0/kernel",
+         View((3,), (0, 1, 2))),
         # Moments of an optimizer are named like weights.
         ({"net/d/kernel": (4, 3), "s/mu/d/kernel": (4, 3)}, "s/mu/d/kernel", Reason.STATE),
         ({"net/d/kernel": (4, 3), "s/mu/d/kernel": (5, 3)}, "s/mu/d/kernel", IN_OUT),
