@@ -93,8 +93,13 @@ def _blocks(
     rows = max(1, _BLOCK // a.shape[1])
     for start in range(0, a.shape[0], rows):
         part = slice(start, start + rows)
-        m = None if reference is None else reference[part].astype(np.float64)
-        yield a[part].astype(np.float64), m
+        m = None if reference is None else in_float64(reference[part])
+        yield in_float64(a[part]), m
+
+
+def in_float64(a: np.ndarray) -> np.ndarray:
+    """A copy. Half precision by way of float32, which is four times as fast."""
+    return (a.astype(np.float32) if a.dtype.itemsize < 4 else a).astype(np.float64)
 
 
 def spectra_of(

@@ -12,7 +12,7 @@ import numpy as np
 
 from rankjax.network import Layer, LeftOut, Reason, Structure
 from rankjax.network.internal import Named, pairs
-from rankjax.report._spectra import Spectrum
+from rankjax.report._spectra import Spectrum, in_float64
 
 _SIDE = re.compile(r"lora_(embedding_)?[AB]\b|lora_(up|down)\b|lora\w*[./](up|down)\b")
 # What makes of the two factors something else than a scaled product.
@@ -149,12 +149,12 @@ def spectrum_of_product(
 
     Cost: ``O((out + in) r^2)``.
     """
-    b, a = scale * b.astype(np.float64), a.astype(np.float64)
+    b, a = scale * in_float64(b), in_float64(a)
     size = min(b.shape[0], a.shape[1])
     if reference is None:
         return Spectrum(np.linalg.svd(core_of(b, a), compute_uv=False)[:size])
     other, d, c = reference
-    d, c = other * d.astype(np.float64), c.astype(np.float64)
+    d, c = other * in_float64(d), in_float64(c)
     norm = float(np.linalg.norm(core_of(d, c)))
     # B A - D C is the product of (B, -D) and (A; C).
     core = core_of(np.concatenate([b, -d], 1), np.concatenate([a, c]))
