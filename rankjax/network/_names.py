@@ -93,11 +93,6 @@ def layers_by_name(
     return found
 
 
-def is_table(path: str, shape: tuple[int, ...]) -> bool:
-    """Whether the name is that of a table of embeddings."""
-    return len(shape) == 2 and Named(path, shape).is_table
-
-
 class _Tree:
     """All leaves, for what each says of the others."""
 

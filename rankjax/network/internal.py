@@ -11,7 +11,6 @@ from rankjax.network._examples import number_of_examples as number_of_examples
 from rankjax.network._factors import pairs as pairs
 from rankjax.network._named import Layout as Layout
 from rankjax.network._named import Named as Named
-from rankjax.network._names import is_table as is_table
 from rankjax.network._names import layers_by_name as layers_by_name
 from rankjax.network._paths import Skeleton as Skeleton
 from rankjax.network._paths import array_paths as array_paths

@@ -10,7 +10,7 @@ import numpy as np
 
 from rankjax._arguments import one_of
 from rankjax.network import Layer, LeftOut, Structure
-from rankjax.network.internal import Layout, is_table, layers_by_name
+from rankjax.network.internal import Layout, Named, layers_by_name
 
 
 def matrices_by_name(
@@ -48,9 +48,10 @@ def is_floating(dtype: np.dtype) -> bool:
 
 def guessed_layout(structure: Structure) -> str:
     """What the names say: ``flax``, ``torch or equinox``, a mixture, or nothing."""
-    first = {
-        "torch or equinox" if 0 in layer.view.out else "flax"
-        for layer in structure.layers
-        if not is_table(layer.path, layer.shape)
-    }
+    first = set()
+    for layer in structure.layers:
+        named = Named(layer.path, layer.shape)
+        if not named.is_table:
+            order = named.order or ("out in" if 0 in layer.view.out else "in out")
+            first.add("torch or equinox" if order == "out in" else "flax")
     return " and ".join(sorted(first)) or "none"
