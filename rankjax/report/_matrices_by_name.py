@@ -22,7 +22,8 @@ def matrices_by_name(
         leaves: arrays by path, keys joined by ``/`` or ``.``.
         layout: ``"flax"``: (in, out), convolutions (*window, in, out); ``"torch"`` or
             ``"equinox"``: (out, in), convolutions (out, in, *window); then every leaf with two axes
-            is a matrix, whatever its name, unless it is a bias, a scale, a table or state.
+            is a matrix, whatever its name, unless it is a bias, a scale, a table or state; where
+            experts or heads have more axes, it says which of them is put in.
             ``None``: names, and the leaves beside a leaf, decide.
         embeddings: include tables of embeddings, seen as (features, entries).
 
