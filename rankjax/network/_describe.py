@@ -11,8 +11,8 @@ import jax
 
 from rankjax.network._examples import one_of
 from rankjax.network._left_out import LeftOut, Reason
-from rankjax.network._names import is_convolution, view_by_name
-from rankjax.network._paths import natural_order, paths_and_leaves, split_arrays
+from rankjax.network._names import layers_by_name
+from rankjax.network._paths import paths_and_leaves, split_arrays
 from rankjax.network._structure import Layer, Structure, check_both, check_real
 from rankjax.network._traced_layers import layers_of, outside_of
 from rankjax.network._tracing import Trace, trace_uses
@@ -39,8 +39,9 @@ def describe(
     that is changed first (a scale, a mask, weight normalization, ``W + A B``, a part of it) is
     followed: the layer is the matrix that acts, computed by the same steps. What else the network
     does, and bounds for chains of layers do not allow, is in ``Structure.outside``. Without
-    ``apply``, names decide (``kernel``: Flax, ``weight``: torch and Equinox), the number of
-    positions of a convolution stays unknown, and a dense layer counts as applied once.
+    ``apply``, names, shapes and the leaves beside a leaf decide (``kernel``: Flax, ``weight``:
+    torch and Equinox); what they do not settle is left out, the number of positions of a
+    convolution stays unknown, and a dense layer counts as applied once.
 
     Args:
         params: Flax NNX state or Linen dictionary, Equinox module, or any tree of arrays.
@@ -81,8 +82,7 @@ def describe(
     found: dict[str, Layer | LeftOut] = {}
     facts = None
     if apply is None:
-        for path in sorted(shapes, key=natural_order):
-            found[path] = _named_layer(path, shapes[path])
+        found = layers_by_name(dict(leaves))
     else:
         facts = _trace(params, example, apply)
         found = layers_of(facts, shapes)
@@ -135,13 +135,6 @@ def describe(
     return Structure(
         tuple(layers), tuple(left_out), outside=outside, biases=biases, homogeneous=homogeneous
     )
-
-
-def _named_layer(path: str, shape: tuple[int, ...]) -> Layer | LeftOut:
-    view = view_by_name(path, shape)
-    if isinstance(view, LeftOut):
-        return view
-    return Layer(path, shape, view, positions=None if is_convolution(path, view) else 1)
 
 
 def _trace(params: Any, example: Any, apply: Callable[[Any, Any], Any]) -> Trace:

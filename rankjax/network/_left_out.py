@@ -17,9 +17,13 @@ class Reason(Enum):
     DEPTHWISE = "depthwise kernel: one filter per channel, not a matrix"
     UNKNOWN_NAME = "not recognized by its name"
     AMBIGUOUS = (
-        "a kernel with 3 axes may be a 1-d convolution, an attention projection or stacked layers: "
+        "its axes may be those of a convolution, of heads, of experts or of stacked layers: "
         "pass apply= and example=, or axes="
     )
+    REPARAMETRIZED = (
+        "not the matrix that acts (weight or spectral normalization): remove the normalization"
+    )
+    COPIES = "has an axis more that all leaves have"
     ADDED = "added to the data: a bias"
     MULTIPLIED = "multiplies the data entry by entry: a scale"
     LOOKED_UP = "a lookup table (embedding), not a matrix applied to activations"

@@ -12,9 +12,10 @@ from rankjax.network._examples import check_labels as check_labels
 from rankjax.network._examples import logits_of_one as logits_of_one
 from rankjax.network._examples import margin_of as margin_of
 from rankjax.network._examples import number_of_examples as number_of_examples
-from rankjax.network._names import Layout as Layout
-from rankjax.network._names import is_table as is_table
-from rankjax.network._names import view_by_name as view_by_name
+from rankjax.network._factors import pairs as pairs
+from rankjax.network._named import Layout as Layout
+from rankjax.network._named import Named as Named
+from rankjax.network._names import layers_by_name as layers_by_name
 from rankjax.network._paths import Skeleton as Skeleton
 from rankjax.network._paths import array_paths as array_paths
 from rankjax.network._paths import natural_order as natural_order

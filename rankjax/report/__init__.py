@@ -1,5 +1,7 @@
 """Checkpoints, their spectra and ranks, reports; the command line is ``rankjax.report.cli``."""
 
+from rankjax.report._adapter import SmallerAdapter as SmallerAdapter
+from rankjax.report._adapter import write_smaller_adapter as write_smaller_adapter
 from rankjax.report._analysis import Analysis as Analysis
 from rankjax.report._analysis import Row as Row
 from rankjax.report._analyze import analyze as analyze

@@ -14,21 +14,23 @@ import numpy as np
 from rankjax.network import LeftOut
 from rankjax.report.checkpoints import shown
 
-SHARES = (90, 99)  # percent of the energy
+SHARES = (90, 95, 99)  # percent of the energy
 NOTES = (
     "Numerical rank: singular values above max(out, in) * machine epsilon of float32 (of float64 "
     "for float64 weights) times the largest; of a difference also above what rounding of the "
     "stored entries can make.",
     "Tail exponent a: least squares of log sigma_i on log i, i from rank/10 to rank/2; where its "
     "R^2 is clearly below 1 the tail is no power law.",
-    "Saved at 90 or 99 %: parameters that a factorization saves which keeps that share of the "
+    "Saved at 90, 95 or 99 %: parameters that a factorization saves which keeps that share of the "
     "squared Frobenius norm; it says nothing of the accuracy of the network.",
 )
 
 
 @dataclass(frozen=True)
 class Row:
-    """One matrix. Tuples run over ``Analysis.p``; those of ``*_at`` over 90 and 99 % energy.
+    """One matrix.
+
+    Tuples run over ``Analysis.p``; those of ``*_at`` over 90, 95 and 99 % energy.
 
     Attributes:
         path: of its leaf, numbered where the leaf holds several matrices.
@@ -48,6 +50,9 @@ class Row:
         saved_at: parameters saved by a factorization of that rank.
         relative_change: ``|A - M|_F / |M|_F``, ``None`` without a reference.
         singular_values: descending, float64.
+        given_rank: of an update of two factors (LoRA), the rank that they allow; else ``None``.
+            ``numerical_rank`` is what it uses.
+        scale: of an update, what its product is multiplied by; ``None`` if unknown (taken for 1).
     """
 
     path: str
@@ -67,11 +72,14 @@ class Row:
     saved_at: tuple[int, ...]
     relative_change: float | None
     singular_values: np.ndarray
+    given_rank: int | None = None
+    scale: float | None = None
 
     @property
     def parameters(self) -> int:
-        """Entries of the matrix."""
-        return self.shape[0] * self.shape[1]
+        """Entries of the matrix, or of the two factors of an update."""
+        m, n = self.shape
+        return m * n if self.given_rank is None else self.given_rank * (m + n)
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,11 @@ class Analysis:
     layout: str = ""
     reference: str | None = None
 
+    @property
+    def updates(self) -> tuple[Row, ...]:
+        """The rows that are products of two factors (LoRA)."""
+        return tuple(row for row in self.rows if row.given_rank is not None)
+
     def summary(self) -> dict[str, Any]:
         """Totals: matrices, parameters, and what factorizations would save."""
         in_matrices = sum(row.parameters for row in self.rows)
@@ -111,6 +124,8 @@ class Analysis:
             "matrices": len(self.rows),
             "parameters": self.parameters,
             "parameters_in_matrices": in_matrices,
+            "updates": len(self.updates),
+            "dead_updates": sum(row.numerical_rank == 0 for row in self.updates),
             **{
                 f"saved_at_{share}": sum(row.saved_at[i] for row in self.rows)
                 for i, share in enumerate(SHARES)
@@ -146,6 +161,8 @@ class Analysis:
         record |= {"tail_exponent": row.tail_exponent, "tail_fit": row.tail_fit}
         for i, share in enumerate(SHARES):
             record |= {f"rank_at_{share}": row.rank_at[i], f"saved_at_{share}": row.saved_at[i]}
+        if self.updates:
+            record |= {"given_rank": row.given_rank, "scale": row.scale}
         if self.reference is not None:
             record["relative_change"] = row.relative_change
         return record

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from rankjax.network import Layer, LeftOut, Reason, Structure
 from rankjax.network.internal import check_structure, paths_and_leaves
 from rankjax.report._analysis import SHARES, Analysis, Row
 from rankjax.report._matrices_by_name import Layout, guessed_layout, is_floating, matrices_by_name
+from rankjax.report._scaled import with_scales
 from rankjax.report._spectra import (
     Spectrum,
     energy_rank,
@@ -25,6 +25,7 @@ from rankjax.report._spectra import (
     spectrum_of,
     tail_exponent,
 )
+from rankjax.report._updates import Update, matrices_of, spectrum_of_product, take_updates
 from rankjax.report.checkpoints import Checkpoint, load
 
 Progress = Callable[[int, int, str], None]
@@ -54,6 +55,11 @@ def analyze(
             in both with the same shape are left out.
         progress: called with (matrices done, matrices, path) after each.
 
+    Pairs of LoRA factors, under the names of every common library, are measured as the update
+    ``scale * B A`` that they make, by QR decompositions of the factors; the scale is that of
+    ``adapter_config.json`` or of ``alpha`` beside them, else 1. 8 bit codes are multiplied by the
+    scales beside them.
+
     Returns:
         ``Analysis``. Leaves with NaN or infinite entries are listed, not measured.
 
@@ -82,19 +88,37 @@ def analyze(
     else:
         check_structure(structure, checkpoint.tree)
         seen_as = "described"
+    updates, structure = take_updates(structure, leaves, checkpoint.adapter)
     base = None if reference is None else _checkpoint(reference)
     left_out = [*structure.left_out, *checkpoint.unread]
     bad, bad_paths = _not_finite(leaves)
-    others = {} if base is None else _arrays(base)
+    stored, refused = _with_scales(leaves, checkpoint)
+    others, refused_there = ({}, {}) if base is None else _with_scales(_arrays(base), base)
+    refused = refused_there | refused
+
+    def why_not(layer: Layer) -> LeftOut | None:
+        if layer.path in refused:
+            return refused[layer.path]
+        if layer.path in bad_paths:
+            return LeftOut(layer.path, layer.shape, Reason.NOT_FINITE)
+        return None if base is None else _no_partner(layer, others)
+
     matrices: list[_Matrix] = []
     for layer in structure.layers:
-        other = None if base is None else _partner(layer, others)
-        if layer.path in bad_paths:
-            other = LeftOut(layer.path, layer.shape, Reason.NOT_FINITE)
-        if isinstance(other, LeftOut):
-            left_out.append(other)
+        why = why_not(layer)
+        if why is None:
+            matrices += _matrices(layer, stored[layer.path], others.get(layer.path))
         else:
-            matrices += _matrices(layer, leaves[layer.path], other)
+            left_out.append(why)
+    there = {} if base is None else {
+        one.path: one for one in take_updates(matrices_by_name(others), others, base.adapter)[0]
+    }  # fmt: skip
+    for update in updates:
+        whys = [why_not(update.left), why_not(update.right)]
+        if any(whys):
+            left_out += [why for why in whys if why]
+        else:
+            matrices += _products(update, stored, there.get(update.path), others)
     rows, failed = _rows(matrices, tuple(p), progress or (lambda done, total, path: None))
     return Analysis(
         rows=tuple(rows),
@@ -114,8 +138,15 @@ class _Matrix:
     path: str
     leaf: tuple[int, ...]
     dtype: np.dtype
-    matrix: np.ndarray
-    reference: np.ndarray | None
+    shape: tuple[int, int]
+    spectrum: Callable[[], Spectrum]
+    update: Update | None = None
+
+    @property
+    def cost(self) -> int:
+        """Entries of what is decomposed."""
+        m, n = self.shape
+        return m * n if self.update is None else (m + n) * self.update.rank
 
 
 def _checkpoint(params: Any) -> Checkpoint:
@@ -143,41 +174,67 @@ def _not_finite(
     return tuple(found), frozenset(path for path, _, _ in found)
 
 
-def _partner(layer: Layer, others: dict[str, np.ndarray]) -> np.ndarray | LeftOut:
-    other, why = others.get(layer.path), ""
+def _with_scales(
+    leaves: dict[str, np.ndarray], checkpoint: Checkpoint
+) -> tuple[dict[str, Any], dict[str, LeftOut]]:
+    return with_scales(leaves, {leaf.path for leaf in checkpoint.unread})
+
+
+def _no_partner(layer: Layer, others: dict[str, Any]) -> LeftOut | None:
+    other = others.get(layer.path)
     if other is None:
         why = Reason.NO_REFERENCE.value
     elif other.shape != layer.shape:
         why = f"has shape {other.shape} in the reference"
     elif not is_floating(other.dtype):
         why = f"holds {other.dtype.name} in the reference"
-    elif not np.isfinite(other).all():
+    elif not np.isfinite(np.asarray(other)).all():
         why = "holds entries that are not finite in the reference"
     else:
-        return other
+        return None
     return LeftOut(layer.path, layer.shape, Reason.NO_REFERENCE, why)
 
 
-def _matrices(layer: Layer, leaf: np.ndarray, other: np.ndarray | None) -> Iterator[_Matrix]:
-    """The matrices of a leaf as NumPy views (``Layer.matrix`` would compile for every shape)."""
+def _matrices(layer: Layer, leaf: Any, other: Any) -> Iterator[_Matrix]:
+    stored = None if other is None else (leaf.dtype, other.dtype)
+    for i, j, name in _members(layer, layer.path):
 
-    def seen(a: np.ndarray) -> np.ndarray:
-        return a.transpose(layer.view.order).reshape(
-            layer.stacked, layer.parallel, *layer.matrix_shape
-        )
+        def spectrum(i: int = i, j: int = j) -> Spectrum:
+            reference = None if other is None else matrices_of(layer, other)[i, j]
+            return spectrum_of(matrices_of(layer, leaf)[i, j], reference, stored)
 
-    a, m = seen(leaf), None if other is None else seen(other)
-    for i, name in enumerate(layer.names):
+        yield _Matrix(name, layer.shape, leaf.dtype, layer.matrix_shape, spectrum)
+
+
+def _products(
+    update: Update, leaves: dict[str, Any], other: Update | None, others: dict[str, Any]
+) -> Iterator[_Matrix]:
+    def factors(one: Update, of: dict[str, Any], i: int, j: int) -> tuple[float, Any, Any]:
+        b, a = (matrices_of(layer, of[layer.path])[i, j] for layer in (one.left, one.right))
+        return (1.0 if one.scale is None else one.scale), b, a
+
+    for i, j, name in _members(update.left, update.path):
+
+        def spectrum(i: int = i, j: int = j) -> Spectrum:
+            reference = None if other is None else factors(other, others, i, j)
+            return spectrum_of_product(*factors(update, leaves, i, j), reference)
+
+        dtype = leaves[update.left.path].dtype
+        yield _Matrix(name, update.left.shape, dtype, update.shape, spectrum, update)
+
+
+def _members(layer: Layer, path: str) -> Iterator[tuple[int, int, str]]:
+    for i in range(layer.stacked):
+        name = f"{path}[{i}]" if layer.view.stacked else path
         for j in range(layer.parallel):
-            path = name if layer.parallel == 1 else f"{name}[{j}]"
-            yield _Matrix(path, layer.shape, leaf.dtype, a[i, j], None if m is None else m[i, j])
+            yield i, j, name if layer.parallel == 1 else f"{name}[{j}]"
 
 
 def _rows(
     matrices: list[_Matrix], p: tuple[float, ...], progress: Progress
 ) -> tuple[list[Row], list[LeftOut]]:
     # The large ones first, so that no core is left with one of them at the end.
-    order = sorted(range(len(matrices)), key=lambda i: -matrices[i].matrix.size)
+    order = sorted(range(len(matrices)), key=lambda i: -matrices[i].cost)
     count = 0
 
     def done(i: int) -> None:
@@ -185,7 +242,7 @@ def _rows(
         count += 1
         progress(count, len(matrices), matrices[order[i]].path)
 
-    calls = [partial(spectrum_of, matrices[i].matrix, matrices[i].reference) for i in order]
+    calls = [matrices[i].spectrum for i in order]
     found = dict(zip(order, spectra_of(calls, done), strict=True))
     rows, failed = [], []
     for i, one in enumerate(matrices):
@@ -198,7 +255,7 @@ def _rows(
 
 
 def _row(one: _Matrix, spectrum: Spectrum, p: tuple[float, ...]) -> Row:
-    out, in_ = one.matrix.shape
+    out, in_ = one.shape
     eps = float(np.finfo(np.float64 if one.dtype.itemsize == 8 else np.float32).eps)
     found = measures(spectrum, max(out, in_), eps, p)
     ranks = tuple(energy_rank(spectrum.sigma, share / 100) for share in SHARES)
@@ -215,7 +272,16 @@ def _row(one: _Matrix, spectrum: Spectrum, p: tuple[float, ...]) -> Row:
         tail_exponent=exponent,
         tail_fit=fit,
         rank_at=ranks,
-        saved_at=tuple(saved_parameters(out, in_, rank) for rank in ranks),
+        saved_at=tuple(_saved(one, rank) for rank in ranks),
         relative_change=None if norm is None else change,
         singular_values=spectrum.sigma,
+        given_rank=None if one.update is None else one.update.rank,
+        scale=None if one.update is None else one.update.scale,
     )
+
+
+def _saved(one: _Matrix, rank: int) -> int:
+    out, in_ = one.shape
+    if one.update is None:
+        return saved_parameters(out, in_, rank)
+    return max(0, one.update.rank - rank) * (out + in_)

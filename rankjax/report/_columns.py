@@ -18,6 +18,11 @@ def summary_line(analysis: Analysis) -> str:
         f"{total['matrices']} matrices with {total['parameters_in_matrices']:,} of "
         f"{total['parameters']:,} parameters."
     )
+    if analysis.updates:
+        dead = f", {total['dead_updates']} of them 0" if total["dead_updates"] else ""
+        text += f" {total['updates']} are updates of low rank (LoRA){dead}."
+        if any(row.scale is None for row in analysis.updates):
+            text += " Nothing tells their scale: taken for 1."
     if analysis.reference is not None:
         text += f" The numbers describe the difference from {shown(analysis.reference)}."
     inside = max(total["parameters_in_matrices"], 1)
@@ -34,6 +39,7 @@ def headings(analysis: Analysis) -> list[str]:
         "out x in", "spectral", "Frobenius", *(f"Schatten {p:g}" for p in analysis.p),
         "num. rank", "stable", "effective", *(f"soft {p:g}" for p in analysis.p),
         "tail", "R^2", *(f"saved {share}%" for share in SHARES),
+        *(["of rank"] if analysis.updates else []),
         *(["change"] if analysis.reference is not None else []),
     ]  # fmt: skip
 
@@ -49,6 +55,8 @@ def cells(analysis: Analysis, row: Row) -> list[str]:
         _number(row.tail_exponent), _number(row.tail_fit),
         *(f"{saved / row.parameters:.0%}" if saved else "-" for saved in row.saved_at),
     ]  # fmt: skip
+    if analysis.updates:
+        found.append("-" if row.given_rank is None else str(row.given_rank))
     if analysis.reference is not None:
         change = math.nan if row.relative_change is None else row.relative_change
         found.append(f"{change:.2g}")

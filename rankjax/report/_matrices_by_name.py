@@ -1,8 +1,4 @@
-"""Which leaves of a checkpoint are weight matrices, judged by their names alone.
-
-``describe`` follows a forward function, or knows the names of a tree at hand; a checkpoint is only
-names and shapes, of any framework, with keys joined by ``/`` or by ``.``.
-"""
+"""Which leaves of a checkpoint are weight matrices: the rule of ``describe`` without ``apply``."""
 
 from __future__ import annotations
 
@@ -13,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankjax._arguments import one_of
-from rankjax.network import Layer, LeftOut, Reason, Structure, View
-from rankjax.network.internal import Layout, is_table, natural_order, view_by_name
+from rankjax.network import Layer, LeftOut, Structure
+from rankjax.network.internal import Layout, Named, layers_by_name
 
 
 def matrices_by_name(
@@ -26,8 +22,9 @@ def matrices_by_name(
         leaves: arrays by path, keys joined by ``/`` or ``.``.
         layout: ``"flax"``: (in, out), convolutions (*window, in, out); ``"torch"`` or
             ``"equinox"``: (out, in), convolutions (out, in, *window); then every leaf with two axes
-            or more is a matrix, whatever its name, unless it is a bias, a scale, a table or state.
-            ``None``: the last key decides, ``kernel`` or ``weight``.
+            is a matrix, whatever its name, unless it is a bias, a scale, a table or state; where
+            experts or heads have more axes, it says which of them is put in.
+            ``None``: names, and the leaves beside a leaf, decide.
         embeddings: include tables of embeddings, seen as (features, entries).
 
     Returns:
@@ -38,17 +35,11 @@ def matrices_by_name(
     """
     if layout is not None:
         one_of(layout, "layout", Layout)
-    layers: list[Layer] = []
-    left_out: list[LeftOut] = []
-    for path in sorted(leaves, key=natural_order):
-        leaf = leaves[path]
-        shape = tuple(leaf.shape)
-        view = _view(path, shape, np.dtype(leaf.dtype), layout, embeddings)
-        if isinstance(view, View):
-            layers.append(Layer(path, shape, view))
-        else:
-            left_out.append(view)
-    return Structure(tuple(layers), tuple(left_out))
+    found = layers_by_name(leaves, layout=layout, embeddings=embeddings).values()
+    return Structure(
+        tuple(one for one in found if isinstance(one, Layer)),
+        tuple(one for one in found if isinstance(one, LeftOut)),
+    )
 
 
 def is_floating(dtype: np.dtype) -> bool:
@@ -58,24 +49,10 @@ def is_floating(dtype: np.dtype) -> bool:
 
 def guessed_layout(structure: Structure) -> str:
     """What the names say: ``flax``, ``torch or equinox``, a mixture, or nothing."""
-    first = {
-        "torch or equinox" if layer.view.out == (0,) else "flax"
-        for layer in structure.layers
-        if not is_table(layer.path, layer.shape)
-    }
+    first = set()
+    for layer in structure.layers:
+        named = Named(layer.path, layer.shape)
+        if not named.is_table:
+            order = named.order or ("out in" if 0 in layer.view.out else "in out")
+            first.add("torch or equinox" if order == "out in" else "flax")
     return " and ".join(sorted(first)) or "none"
-
-
-def _view(
-    path: str, shape: tuple[int, ...], dtype: np.dtype, layout: Layout | None, embeddings: bool
-) -> View | LeftOut:
-    if not is_floating(dtype):
-        text = f"holds {dtype.name}, not floating point weights"
-        return LeftOut(path, shape, Reason.NOT_FLOATING, text)
-    if len(shape) >= 2 and 0 in shape:
-        return LeftOut(path, shape, Reason.EMPTY)
-    view = view_by_name(path, shape, layout=layout, embeddings=embeddings, saved=True)
-    if isinstance(view, LeftOut) and view.why is Reason.UNKNOWN_NAME:
-        text = f"{view.text}; a layout (flax, torch, equinox) includes it"
-        return LeftOut(path, shape, view.why, text)
-    return view

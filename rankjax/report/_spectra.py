@@ -39,8 +39,17 @@ class Spectrum:
     reference_norm: float | None = None
 
 
-def spectrum_of(a: np.ndarray, reference: np.ndarray | None = None) -> Spectrum:
+def spectrum_of(
+    a: np.ndarray,
+    reference: np.ndarray | None = None,
+    stored: tuple[np.dtype, np.dtype] | None = None,
+) -> Spectrum:
     """The spectrum of ``a``, or of ``a - reference``, both ``(out, in)`` and finite.
+
+    Args:
+        a: the matrix.
+        reference: what is subtracted.
+        stored: the precisions of both, if not their own.
 
     Raises:
         numpy.linalg.LinAlgError: if LAPACK gives up.
@@ -69,12 +78,13 @@ def spectrum_of(a: np.ndarray, reference: np.ndarray | None = None) -> Spectrum:
     if reference is None:
         return Spectrum(sigma)
     own, other = np.sqrt(squares)
-    noise = 0.5 * (_eps(a) * own + _eps(reference) * other)
+    mine, theirs = stored or (a.dtype, reference.dtype)
+    noise = 0.5 * (_eps(mine) * own + _eps(theirs) * other)
     return Spectrum(sigma, float(noise), float(other))
 
 
-def _eps(a: np.ndarray) -> float:
-    return float(ml_dtypes.finfo(a.dtype).eps)
+def _eps(dtype: np.dtype) -> float:
+    return float(ml_dtypes.finfo(dtype).eps)
 
 
 def _blocks(
@@ -83,8 +93,13 @@ def _blocks(
     rows = max(1, _BLOCK // a.shape[1])
     for start in range(0, a.shape[0], rows):
         part = slice(start, start + rows)
-        m = None if reference is None else reference[part].astype(np.float64)
-        yield a[part].astype(np.float64), m
+        m = None if reference is None else in_float64(reference[part])
+        yield in_float64(a[part]), m
+
+
+def in_float64(a: np.ndarray) -> np.ndarray:
+    """A copy. Half precision by way of float32, which is four times as fast."""
+    return (a.astype(np.float32) if a.dtype.itemsize < 4 else a).astype(np.float64)
 
 
 def spectra_of(

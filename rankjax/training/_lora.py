@@ -13,18 +13,19 @@ from jaxtyping import Float
 from rankjax._arguments import at_least_float32
 from rankjax.matrix import product_schatten_power
 from rankjax.network import Structure
-from rankjax.network.internal import check_structure
+from rankjax.network.internal import Named, check_structure
+from rankjax.network.internal import pairs as pairs_of
 from rankjax.training._penalties import DEFAULT_EPS, EpsMode, Method, Weights, total
 from rankjax.training._schedule import matched
 
-_LEFT, _RIGHT = "lora_b", "lora_a"
-
 
 def lora_pairs(structure: Structure, /) -> tuple[tuple[str, str], ...]:
-    """The paths ``(.../lora_b, .../lora_a)`` of a structure that differ in the last key alone.
+    """The paths of the factors of each update, such as ``(.../lora_b, .../lora_a)``.
 
     Args:
-        structure: from ``describe``; it knows the factors by these names.
+        structure: from ``describe``; factors are known by the names of NNX (``lora_b``), Qwix
+            (``kernel_lora_b``), Keras (``lora_kernel_b``), PEFT (``lora_B.weight``) and kohya
+            (``lora_up.weight``).
 
     Returns:
         ``(left, right)``: the layer's matrix is ``left @ right``, both seen as ``(out, in)``.
@@ -38,19 +39,15 @@ def lora_pairs(structure: Structure, /) -> tuple[tuple[str, str], ...]:
         >>> lora_pairs(describe({"lora_a": jnp.ones((5, 2)), "lora_b": jnp.ones((2, 4))}))
         (('lora_b', 'lora_a'),)
     """
-    paths = [layer.path for layer in check_structure(structure).layers]
-    roots: dict[str, set[str]] = {}
-    for path in paths:
-        root, _, name = path.rpartition("/")
-        if name in (_LEFT, _RIGHT):
-            roots.setdefault(f"{root}/" if root else "", set()).add(name)
-    single = [root + name for root, names in roots.items() if len(names) == 1 for name in names]
-    if single or not roots:
+    layers = check_structure(structure).layers
+    found, single = pairs_of(Named(layer.path, layer.shape) for layer in layers)
+    if single or not found:
         raise ValueError(
-            f"structure: must hold pairs of paths ending in {_LEFT!r} and {_RIGHT!r}; it has "
-            f"{paths}, without a partner: {single}. Name pairs of other names by pairs="
+            "structure: must hold pairs of factors with the names of LoRA, such as 'lora_b' and "
+            f"'lora_a'; it has {[layer.path for layer in layers]}, without a partner: "
+            f"{list(single)}. Name pairs of other names by pairs="
         )
-    return tuple((root + _LEFT, root + _RIGHT) for root in roots)
+    return tuple((pair.left, pair.right) for pair in found)
 
 
 def lora_schatten_penalty(

@@ -325,7 +325,7 @@ def test_missing_knowledge_is_named():
     wrong = Sample(n=N, radius=1.0, frobenius=1.0, patch_norms=jnp.ones((2, 5)))
     with pytest.raises(Inapplicable, match="sample: got norms of 2 layers, measured has 3"):
         rank_sparse(MEASURED, wrong, gamma=GAMMA, form="augmented")
-    conv = {"conv": {"kernel": jnp.ones((3, 3, 1, 2))}}
+    conv = {"conv": {"kernel": jnp.ones((3, 3, 3, 2))}}
     with pytest.raises(Inapplicable, match=r"positions of \['conv/kernel'\] is unknown"):
         rank_sparse(measure(describe(conv), conv), SAMPLE, gamma=GAMMA)
     with pytest.raises(ValueError, match=r"p_max: got 0, must be in \(0, inf\)"):

@@ -39,9 +39,10 @@ def test_names_alone_find_the_same_matrices():
     views = {layer.path: layer.view for layer in by_name.layers}
     assert views["attention/query/kernel"] == View(out=(1, 2), in_=(0,))
     assert views["attention/out/kernel"] == View(out=(2,), in_=(0, 1))
-    positions = {layer.path: layer.positions for layer in by_name.layers}
-    assert positions["conv/kernel"] is None  # a tree does not tell how large the images are
-    assert positions["head/kernel"] == 1
+    assert {layer.positions for layer in by_name.layers} == {1}
+    # One channel: of the image, or a filter per channel.
+    (left,) = [leaf for leaf in by_name.left_out if leaf.path == "conv/kernel"]
+    assert "one input channel" in left.text
 
 
 def test_a_pure_dictionary_of_an_nnx_state_fits_the_structure_of_the_state():
@@ -70,15 +71,21 @@ def test_linen_scan_is_a_stack_of_layers():
     assert [layer.uses for layer in structure.layers] == [1, 1, 1]
 
 
-def test_a_stacked_kernel_without_apply_is_reported_and_not_guessed():
+def test_a_stacked_kernel_without_apply_is_told_by_its_bias_or_not_guessed():
     _, params = linen_network()
-    structure = describe(params)
-    assert structure.names == ("params/Dense_0/kernel", "params/Dense_1/kernel")
+    names = tuple(f"params/blocks/Dense_0/kernel[{i}]" for i in range(3))
+    ends = ("params/Dense_0/kernel", "params/Dense_1/kernel")
+    assert set(describe(params).names) == {*names, *ends}
+    without = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: None if "blocks" in str(path) and "bias" in str(path) else leaf, params
+    )
+    structure = describe(without)
+    assert structure.names == ends
     why = {leaf.path: leaf.text for leaf in structure.left_out}
     assert "pass apply= and example=, or axes=" in why["params/blocks/Dense_0/kernel"]
     view = View(out=(2,), in_=(1,), stacked=(0,))
-    given = describe(params, axes={"params/blocks/Dense_0/kernel": view})
-    assert "params/blocks/Dense_0/kernel[2]" in given.names
+    given = describe(without, axes={"params/blocks/Dense_0/kernel": view})
+    assert set(given.names) == {*names, *ends}
 
 
 def test_equinox_weights_are_out_in():

@@ -1,10 +1,11 @@
 """Matrices told by their names: one recognizer for trees at hand and for checkpoints."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 from rankjax.network import LeftOut, Reason, View, describe
-from rankjax.network.internal import view_by_name
+from rankjax.network.internal import layers_by_name
 from rankjax.report import matrices_by_name
 
 OUT_IN, IN_OUT = View(out=(0,), in_=(1,)), View(out=(1,), in_=(0,))
@@ -31,22 +32,124 @@ OUT_IN, IN_OUT = View(out=(0,), in_=(1,)), View(out=(1,), in_=(0,))
         ("blocks/bias", (3, 4), Reason.BIAS),
         ("norm/scale", (4,), Reason.SCALE),
         ("temperature", (), Reason.VECTOR),
-        ("attn.in_proj_weight", (12, 4), Reason.UNKNOWN_NAME),
+        ("attn.in_proj_weight", (12, 4), OUT_IN),
+        ("model.layers.0.down.weight", (4, 3), OUT_IN),
+        ("Dense_0/kernel", (4, 0), Reason.EMPTY),
     ],
 )
 def test_names_and_numbers_of_axes_decide(path, shape, expected):
-    found = view_by_name(path, shape)
-    assert (found.why if isinstance(found, LeftOut) else found) == expected
+    found = layers_by_name({path: jax.ShapeDtypeStruct(shape, jnp.float32)})[path]
+    assert (found.why if isinstance(found, LeftOut) else found.view) == expected
 
 
-def test_only_in_a_checkpoint_a_longer_name_is_a_weight_of_torch():
-    params = {"in_weight": jnp.ones((4, 3)), "kernel": jnp.ones((4, 3))}
+@pytest.mark.parametrize(
+    ("shapes", "path", "expected"),
+    [
+        # A bias tells which axis is put out, also where the name does not say that it is a weight.
+        ({"w1": (4, 3), "b1": (3,)}, "w1", IN_OUT),
+        ({"w1": (4, 3), "b1": (4,)}, "w1", OUT_IN),
+        ({"w1": (4, 4), "b1": (4,)}, "w1", IN_OUT),
+        ({"in_weight": (4, 3), "in_bias": (4,)}, "in_weight", OUT_IN),
+        ({"in_weight": (4, 4), "in_bias": (4,)}, "in_weight", OUT_IN),
+        ({"w1": (4, 3), "b1": (5,)}, "w1", Reason.UNKNOWN_NAME),
+        ({"x": (4, 3), "bias": (3,)}, "x", Reason.UNKNOWN_NAME),
+        # Conv1D of GPT-2 keeps weights (in, out): a layer of that name with another shape tells.
+        ({"a.c_proj.weight": (4, 4), "a.c_proj.bias": (4,), "m.c_proj.weight": (8, 4),
+          "m.c_proj.bias": (4,)}, "a.c_proj.weight", IN_OUT),
+        ({"a.c_proj.weight": (4, 4), "a.c_proj.bias": (4,), "m.c_proj.weight": (4, 8),
+          "m.c_proj.bias": (4,)}, "a.c_proj.weight", OUT_IN),
+        # Embedder is a word for tables and for dense layers, and only these have biases.
+        ({"a_embedder.weight": (9, 4)}, "a_embedder.weight", Reason.TABLE),
+        ({"a_embedder.weight": (9, 4), "a_embedder.bias": (9,)}, "a_embedder.weight", OUT_IN),
+        # 12 heads of 64 or a stack of 12: a bias (12, 64) says both, and the name one of them.
+        ({"q/kernel": (9, 12, 4), "q/bias": (12, 4)}, "q/kernel", View((1, 2), (0,))),
+        ({"x/kernel": (9, 12, 4), "x/bias": (12, 4)}, "x/kernel", View((1, 2), (0,))),
+        ({"x/kernel": (12, 9, 4), "x/bias": (12, 4)}, "x/kernel", Reason.AMBIGUOUS),
+        ({"x/kernel": (12, 12, 4), "x/bias": (12, 4)}, "x/kernel", Reason.AMBIGUOUS),
+        ({"layers/x/kernel": (3, 9, 4), "layers/x/bias": (3, 4)}, "layers/x/kernel",
+         View((2,), (1,), (0,))),
+        ({"layers/0/x/kernel": (3, 9, 4), "layers/0/x/bias": (3, 4)}, "layers/0/x/kernel",
+         Reason.AMBIGUOUS),
+        # Experts: the other half, or the bias, tells the order; nothing else does.
+        ({"experts.gate_up_proj": (4, 8, 16)}, "experts.gate_up_proj", Reason.AMBIGUOUS),
+        ({"experts.gate_up_proj": (4, 8, 16), "experts.gate_up_proj_bias": (4, 16)},
+         "experts.gate_up_proj", View((2,), (1,), (), (0,))),
+        ({"experts.w1": (4, 8, 16), "experts.w2": (4, 8, 8)}, "experts.w1",
+         View((2,), (1,), (), (0,))),
+        ({"experts.w1": (4, 8, 8), "experts.w2": (4, 8, 8)}, "experts.w1", Reason.AMBIGUOUS),
+        # A stack whose axis may be the first or the second.
+        ({"layers/x/kernel": (3, 3, 4), "layers/y/kernel": (3, 3, 5), "layers/n/scale": (3, 3)},
+         "layers/x/kernel", Reason.AMBIGUOUS),
+        ({"layers/x/kernel": (3, 3, 4), "layers/y/kernel": (3, 4, 3), "layers/n/scale": (3, 3)},
+         "layers/x/kernel", View((2,), (1,), (0,))),
+        ({"layers/x/kernel": (3, 6, 6), "layers/x/bias": (3, 6), "layers/n/scale": (3, 6)},
+         "layers/x/kernel", View((2,), (1,), (0,))),
+        ({"layers/x/kernel": (6, 3, 6), "layers/x/bias": (6, 3), "layers/n/scale": (6, 3)},
+         "layers/x/kernel", View((2,), (0,), (1,))),
+        ({"layers/x/weight": (3, 6, 6), "layers/x/bias": (3, 6), "layers/n/weight": (3, 6)},
+         "layers/x/weight", View((1,), (2,), (0,))),
+        # One vector without the axis, and it does not count layers.
+        ({"layers/x/kernel": (3, 9, 4), "layers/x/bias": (3, 4), "layers/n/scale": (3,),
+          "layers/n/bias": (3,)}, "layers/x/kernel", View((2,), (1,), (0,))),
+        ({"a/x/kernel": (3, 9, 4), "a/n/scale": (3, 4), "a/n/bias": (3,)}, "a/x/kernel",
+         Reason.AMBIGUOUS),
+        # One channel is that of the data only if the data have no other way in.
+        ({"conv.weight": (32, 1, 3, 3)}, "conv.weight", Reason.AMBIGUOUS),
+        ({"conv1.weight": (32, 1, 3, 3), "conv2.weight": (8, 32, 3, 3)}, "conv1.weight",
+         View((0,), (1, 2, 3))),
+        ({"stem.weight": (32, 3, 3, 3), "conv1.weight": (32, 1, 3, 3),
+          "conv2.weight": (8, 32, 1, 1)}, "conv1.weight", Reason.AMBIGUOUS),
+        ({"conv0.weight": (32, 32, 3, 3), "conv1.weight": (32, 1, 3, 3),
+          "conv2.weight": (8, 32, 1, 1)}, "conv1.weight", Reason.AMBIGUOUS),
+        ({"conv1.weight": (8, 3, 3, 3), "conv2.weight": (9, 8, 3, 3)}, "conv2.weight",
+         View((0,), (1, 2, 3))),
+        ({"conv1.weight": (9, 3, 3, 3), "conv2.weight": (8, 4, 3, 3)}, "conv2.weight",
+         View((0,), (1, 2, 3))),
+        # A bias that does not fit says that it is something else, or a stack of it.
+        ({"Conv_0/kernel": (2, 3, 3, 4, 8), "Conv_0/bias": (2, 8)}, "Conv_0/kernel",
+         Reason.AMBIGUOUS),
+        ({"conv/weight": (2, 8, 4, 3, 3), "conv/bias": (2, 8, 1, 1)}, "conv/weight",
+         Reason.AMBIGUOUS),
+        ({"query/kernel": (3, 16, 8), "query/bias": (3, 8)}, "query/kernel", Reason.AMBIGUOUS),
+        ({"query/kernel": (3, 16, 16)}, "query/kernel", Reason.AMBIGUOUS),
+        ({"qkv/kernel": (8, 3, 4, 2), "qkv/bias": (3, 4, 2)}, "qkv/kernel",
+         View((1, 2, 3), (0,))),
+        ({"layers/query/kernel": (4, 4, 3), "layers/query/bias": (4, 3)}, "layers/query/kernel",
+         View((1, 2), (0,))),
+        ({"experts/wi/kernel": (4, 8, 6), "experts/wi/bias": (4, 6), "experts/wo/kernel": (4, 6, 8),
+          "experts/wo/bias": (4, 8)}, "experts/wi/kernel", View((2,), (1,), (), (0,))),
+        ({"norm_proj.weight": (8, 9)}, "norm_proj.weight", OUT_IN),
+        ({"lora_a": (2, 2, 2), "lora_b": (2, 2, 2)}, "lora_a", Reason.AMBIGUOUS),
+        ({"deconv.weight": (8, 4, 3, 3), "deconv.bias": (4,)}, "deconv.weight",
+         View((1,), (0, 2, 3))),
+        ({"deconv.weight": (8, 8, 3, 3), "deconv.bias": (8,)}, "deconv.weight", Reason.AMBIGUOUS),
+        ({"deconv.weight": (8, 4, 3, 3)}, "deconv.weight", Reason.AMBIGUOUS),
+        ({"conv2d_transpose/kernel": (3, 3, 8, 8)}, "conv2d_transpose/kernel", Reason.AMBIGUOUS),
+        ({"ConvTranspose_0/kernel": (3, 3, 4, 8)}, "ConvTranspose_0/kernel",
+         View((3,), (0, 1, 2))),
+        # Moments of an optimizer are named like weights.
+        ({"net/d/kernel": (4, 3), "s/mu/d/kernel": (4, 3)}, "s/mu/d/kernel", Reason.STATE),
+        ({"net/d/kernel": (4, 3), "s/mu/d/kernel": (5, 3)}, "s/mu/d/kernel", IN_OUT),
+        ({"s/mu/d/kernel": (4, 3), "s/nu/d/kernel": (4, 3)}, "s/nu/d/kernel", Reason.STATE),
+        ({"e/mu/d/kernel": (4, 3), "e/logvar/d/kernel": (4, 3)}, "e/mu/d/kernel", IN_OUT),
+        ({"e/mu/kernel": (4, 3), "d/x/kernel": (4, 3)}, "e/mu/kernel", IN_OUT),
+        ({"n/layer/weight": (4, 3), "n/g": (4, 1)}, "n/layer/weight", Reason.REPARAMETRIZED),
+        ({"n/layer/weight": (4, 3)}, "n/layer/weight", OUT_IN),
+        ({"x/kernel": (5, 5, 8, 1)}, "x/kernel", Reason.AMBIGUOUS),
+        ({"x/kernel": (5, 4, 8, 2)}, "x/kernel", Reason.AMBIGUOUS),
+        ({"x/kernel": (5, 4, 8, 2), "x/bias": (2,)}, "x/kernel", View((3,), (0, 1, 2))),
+    ],
+)  # fmt: skip
+def test_leaves_tell_of_each_other(shapes, path, expected):
+    leaves = {p: jax.ShapeDtypeStruct(shape, jnp.float32) for p, shape in shapes.items()}
+    found = layers_by_name(leaves)[path]
+    assert (found.why if isinstance(found, LeftOut) else found.view) == expected
+
+
+def test_both_entrances_have_one_rule():
+    params = {"loss_weight": jnp.ones((4, 3)), "kernel": jnp.ones((4, 3))}
+    assert describe(params).layers == matrices_by_name(params).layers
     assert describe(params).names == ("kernel",)
-    saved = matrices_by_name(params)
-    assert [(layer.path, layer.view) for layer in saved.layers] == [
-        ("in_weight", OUT_IN),
-        ("kernel", IN_OUT),
-    ]
 
 
 def test_positions_are_unknown_of_convolutions_alone():
@@ -71,5 +174,9 @@ def test_a_reason_is_an_enumeration_for_programs_and_a_text_for_readers():
     reasons = {leaf.path: (leaf.why, leaf.text) for leaf in left.left_out}
     assert reasons == {
         "bias": (Reason.BIAS, "a bias, not a weight matrix"),
-        "x": (Reason.UNKNOWN_NAME, "not recognized by its name 'x'"),
+        "x": (
+            Reason.UNKNOWN_NAME,
+            "not recognized by its name 'x': axes= includes it, in analyze also a layout "
+            "(flax, torch, equinox)",
+        ),
     }

@@ -47,7 +47,7 @@ def test_numbers(dtype, shape):
     np.testing.assert_allclose(row.effective_rank, np.exp(-np.sum(q * np.log(q))), rtol=1e-6)
     np.testing.assert_allclose(row.stable_rank, np.sum(sigma**2) / sigma[0] ** 2, rtol=1e-9)
     assert row.numerical_rank == min(shape)
-    for share, rank, saved in zip((0.9, 0.99), row.rank_at, row.saved_at, strict=True):
+    for share, rank, saved in zip((0.9, 0.95, 0.99), row.rank_at, row.saved_at, strict=True):
         energy = np.sum(sigma**2)
         assert np.sum(sigma[:rank] ** 2) >= share * energy * (1 - 1e-9)
         assert np.sum(sigma[: rank - 1] ** 2) < share * energy
@@ -62,8 +62,8 @@ def test_rank_and_power_of_a_low_rank_matrix_do_not_count_rounding(dtype):
     assert row.shape == (40, 60)
     expected = np.sum(np.asarray([3.0, 2.0, 1.0]) ** 0.1) ** 10
     np.testing.assert_allclose(row.schatten_norm[0], expected, rtol=1e-5)
-    assert row.rank_at == (2, 3)
-    assert row.saved_at == (2400 - 200, 2400 - 300)
+    assert row.rank_at == (2, 3, 3)
+    assert row.saved_at == (2400 - 200, 2400 - 300, 2400 - 300)
     assert math.isnan(row.tail_exponent)
 
 
@@ -98,8 +98,8 @@ def test_zero_identity_and_a_small_p():
     assert zero.spectral_norm == zero.frobenius_norm == zero.stable_rank == 0
     assert zero.schatten_norm == zero.soft_rank == (0,)
     assert zero.numerical_rank == 0
-    assert zero.rank_at == (0, 0)
-    assert zero.saved_at == (12, 12)
+    assert zero.rank_at == (0, 0, 0)
+    assert zero.saved_at == (12, 12, 12)
     assert one.stable_rank == pytest.approx(400)
     assert one.schatten_norm == (math.inf,)  # 400^1000
     assert (one.tail_exponent, one.tail_fit) == (0, 1)
@@ -223,7 +223,7 @@ def test_names_of_torch_and_of_flax():
     assert "lookup table" in left["embeddings.word_embeddings.weight"]
     assert "lookup table" in left["Embed_0/embedding"]
     assert "state" in left["opt_state/0/mu/kernel"]
-    assert "a layout (flax, torch, equinox) includes it" in left["mystery"]
+    assert "in analyze also a layout (flax, torch, equinox)" in left["mystery"]
     assert left["ids.weight"] == "holds int64, not floating point weights"
     tables = matrices_by_name(leaves, embeddings=True)
     shapes = {layer.path: layer.matrix_shape for layer in tables.layers}
@@ -238,6 +238,12 @@ def test_a_layout_overrules_names():
     assert {x.path: x.matrix_shape for x in torch.layers} == {"w1": (3, 4), "c": (5, 336)}
     kernel = matrices_by_name({"kernel": np.ones((3, 4))}, layout="equinox")
     assert kernel.layers[0].matrix_shape == (3, 4)
+    # Of experts it says what is put in, not that they are one matrix.
+    experts = {"experts.gate_up_proj": np.ones((8, 64, 128))}
+    assert matrices_by_name(experts).layers == ()
+    for name, expected in (("torch", (64, 128)), ("flax", (128, 64))):
+        (layer,) = matrices_by_name(experts, layout=name).layers  # pyright: ignore[reportArgumentType]
+        assert (layer.parallel, layer.matrix_shape) == (8, expected)
     with pytest.raises(ValueError, match=r"must be one of 'flax', 'torch', 'equinox'"):
         matrices_by_name(leaves, layout="keras")  # pyright: ignore[reportArgumentType]
 

@@ -65,6 +65,7 @@ def test_nnx_lora_from_its_zero_start_lowers_the_rank_of_the_update():
     graph, params = nnx.split(layer)
     structure = describe(params)
     assert lora_pairs(structure) == (("lora_b", "lora_a"),)
+
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(64, 6)), jnp.float32)
     target = x @ jnp.asarray(np.outer(rng.normal(size=6), rng.normal(size=5)), jnp.float32)
@@ -95,10 +96,34 @@ def test_nnx_lora_from_its_zero_start_lowers_the_rank_of_the_update():
     assert free > penalised == 1
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "torch"),
+    [
+        ("q/kernel_lora_b", "q/kernel_lora_a", False),
+        ("q/lora_kernel_b", "q/lora_kernel_a", False),
+        ("q.lora_B.default.weight", "q.lora_A.default.weight", True),
+        ("q.lora_up.weight", "q.lora_down.weight", True),
+        ("q.lora.up.weight", "q.lora.down.weight", True),
+    ],
+)
+def test_pairs_under_all_names(left, right, torch):
+    a, b = PARAMS["q"]["lora_a"], PARAMS["q"]["lora_b"]
+    params = {left: b.T, right: a.T} if torch else {left: b, right: a}
+    structure = describe(params)
+    assert lora_pairs(structure) == ((left, right),)
+    value = lora_schatten_penalty(structure, params, p=1.0, eps=0.0)
+    np.testing.assert_allclose(value, jnp.linalg.norm(a @ b, "nuc"), rtol=1e-6)
+
+
+def test_pairs_in_stacks_need_no_axes():
+    structure = describe(PARAMS)
+    assert structure == STRUCTURE
+
+
 def test_what_does_not_fit_is_named():
     with pytest.raises(ValueError, match=r"without a partner: \['lora_a'\]"):
         lora_pairs(describe({"lora_a": jnp.ones((4, 2))}))
-    with pytest.raises(ValueError, match="must hold pairs of paths"):
+    with pytest.raises(ValueError, match="must hold pairs of factors"):
         lora_pairs(describe({"kernel": jnp.ones((4, 2))}))
     with pytest.raises(ValueError, match=r"pairs names unknown paths \['x'\]"):
         lora_schatten_penalty(STRUCTURE, PARAMS, p=1.0, pairs=[("x", "q/lora_a")])

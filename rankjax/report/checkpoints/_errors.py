@@ -21,7 +21,7 @@ DTYPES: dict[str, np.dtype] = {
     )
 } | {
     name: np.dtype(getattr(ml_dtypes, name))
-    for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")
+    for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu")
 }  # fmt: skip
 
 

@@ -6,11 +6,13 @@ is refused. Arrays over 1 GiB come in chunks.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rankjax.network import LeftOut, Reason
 from rankjax.report.checkpoints._errors import (
     DTYPES,
     CheckpointError,
@@ -23,8 +25,14 @@ _ARRAY, _COMPLEX, _SCALAR = 1, 2, 3
 _CHUNKED = "__msgpack_chunked_array__"
 
 
-def read_flax_msgpack(path: Path) -> Any:
-    """The tree of dictionaries and arrays that a file holds; keys are strings.
+@dataclass(frozen=True)
+class _Unread:
+    shape: tuple[int, ...]
+    why: str
+
+
+def read_flax_msgpack(path: Path) -> tuple[Any, list[LeftOut]]:
+    """The tree of dictionaries and arrays that a file holds (keys are strings); what was not read.
 
     Raises:
         CheckpointError: a truncated or damaged file, one that is no tree of arrays, or without the
@@ -39,7 +47,8 @@ def read_flax_msgpack(path: Path) -> Any:
         tree = msgpack.unpackb(
             path.read_bytes(), ext_hook=_extension, raw=False, strict_map_key=False
         )
-        tree = _joined(tree)
+        unread: list[LeftOut] = []
+        tree = _joined(tree, (), unread)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except (
@@ -48,9 +57,9 @@ def read_flax_msgpack(path: Path) -> Any:
         raise CheckpointError(
             f"{path} is truncated or no MessagePack file: {shown(str(error))}"
         ) from None
-    if not isinstance(tree, dict | list):
+    if not isinstance(tree, dict):
         raise CheckpointError(f"{path} holds no tree of arrays, but {shown(repr(tree), 40)}")
-    return tree
+    return tree, unread
 
 
 def _extension(code: int, data: bytes) -> Any:
@@ -64,8 +73,10 @@ def _extension(code: int, data: bytes) -> Any:
         what = "an array"
         shape = checked_shape(shape, what)
         name = name.decode("ascii", "replace") if isinstance(name, bytes) else repr(name)
-        if name not in DTYPES or not isinstance(buffer, bytes):
-            raise CheckpointError(f"an array of dtype {shown(name)!r}, known are {sorted(DTYPES)}")
+        if not isinstance(buffer, bytes):
+            raise CheckpointError(f"an array of dtype {shown(name)!r} without bytes")
+        if name not in DTYPES:
+            return _Unread(shape, f"dtype {shown(name)!r} is not read")
         expected = number_of_bytes(shape, DTYPES[name])
         if len(buffer) != expected:
             raise CheckpointError(
@@ -78,14 +89,17 @@ def _extension(code: int, data: bytes) -> Any:
     raise CheckpointError(f"an unknown extension type {code}")
 
 
-def _joined(tree: Any) -> Any:
-    """Chunks put together, keys made strings."""
+def _joined(tree: Any, keys: tuple[str, ...], unread: list[LeftOut]) -> Any:
+    """Chunks put together, keys made strings, what is not read put aside."""
     if isinstance(tree, list):
-        return [_joined(item) for item in tree]
+        tree = {str(i): item for i, item in enumerate(tree)}
+    if isinstance(tree, _Unread):
+        unread.append(LeftOut("/".join(keys), tree.shape, Reason.NOT_READ, tree.why))
+        return None
     if not isinstance(tree, dict):
         return tree
     if _CHUNKED not in tree:
-        return {str(key): _joined(item) for key, item in tree.items()}
+        return {str(key): _joined(item, (*keys, str(key)), unread) for key, item in tree.items()}
     shape, chunks = (_in_order(tree.get(key)) for key in ("shape", "chunks"))
     shape = checked_shape(shape, "an array in chunks")
     if not all(isinstance(chunk, np.ndarray) and chunk.ndim == 1 for chunk in chunks):

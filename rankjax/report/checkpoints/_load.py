@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rankjax.network import LeftOut
 from rankjax.report.checkpoints._errors import CheckpointError, shown
 from rankjax.report.checkpoints._flax_msgpack import read_flax_msgpack
-from rankjax.report.checkpoints._npz import NO_PICKLES, read_npz
-from rankjax.report.checkpoints._orbax import orbax_root, read_orbax
-from rankjax.report.checkpoints._safetensors import read_safetensors, read_sharded
+from rankjax.report.checkpoints._folder import ORBAX, checkpoint_in
+from rankjax.report.checkpoints._foreign import refuse_foreign
+from rankjax.report.checkpoints._hub import PREFIX, from_hub
+from rankjax.report.checkpoints._json import json_object
+from rankjax.report.checkpoints._keras import read_keras
+from rankjax.report.checkpoints._npz import read_npz
+from rankjax.report.checkpoints._orbax import read_orbax
+from rankjax.report.checkpoints._safetensors import read_safetensors
+from rankjax.report.checkpoints._sharded import read_sharded
+from rankjax.report.checkpoints._torch import is_pickle, read_torch
 
 _READ = (
-    "safetensors (a file, or a folder with one or with an index), npz, Flax msgpack, Orbax folder"
+    "safetensors, npz, Flax msgpack, torch and Keras files, a folder with one of them or with an "
+    "index, an Orbax folder"
 )
-_PICKLE_NAMES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib"}
-_FOREIGN = {
-    b"\x89HDF": "HDF5 (Keras)",
-    b"GGUF": "GGUF",
-    b"\x93NUMPY": "a single NumPy array (np.savez makes an archive with a name for it)",
-    b"\x1f\x8b": "gzip (unpack it first)",
-}
 
 
 @dataclass(frozen=True)
@@ -32,88 +34,76 @@ class Checkpoint:
     Attributes:
         source: where it was read from.
         format: what it was.
-        tree: nested dictionaries of arrays (msgpack, Orbax; a list has the keys "0", "1", ...), or
-            one dictionary from full names to arrays (safetensors, npz).
+        tree: nested dictionaries of arrays (msgpack, Orbax, torch; a list has the keys "0", "1",
+            ...), or one dictionary from full names to arrays (safetensors, npz, Keras).
         unread: what it holds and was not read, with the reason.
+        adapter: what ``adapter_config.json`` beside it says (PEFT), or nothing.
     """
 
     source: str
     format: str
     tree: Any
     unread: tuple[LeftOut, ...] = ()
+    adapter: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Read a checkpoint: safetensors, npz, Flax msgpack, or an Orbax folder.
+    """Read a checkpoint: safetensors, npz, Flax msgpack, torch, Keras, or an Orbax folder.
 
-    Nothing is unpickled and no code of the file is run; every size is checked against the bytes
-    that are there before anything of that size is allocated.
+    No code of the file is run; only ``torch.load(weights_only=True)`` reads pickles. Every size is
+    checked against the bytes that are there before anything of that size is allocated.
+
+    Args:
+        path: a file, an index of files, a folder, or ``hf://owner/name`` for a repository of the
+            Hugging Face Hub (needs the package ``huggingface_hub``).
 
     Raises:
         CheckpointError: if it cannot be read, with the reason.
 
     Cost: the size of the file once; safetensors are mapped, not read.
     """
+    if str(path).startswith(PREFIX):
+        path = from_hub(str(path))
     path = Path(path)
     try:
-        if path.is_dir():
-            return _folder(path)
         if not path.exists():
             raise CheckpointError(f"{shown(str(path))}: no such file or folder")
-        if not path.is_file():
+        if path.is_dir():
+            path = checkpoint_in(path)
+        elif not path.is_file():
             raise CheckpointError(f"{shown(str(path))} is neither a file nor a folder")
-        return _file(path)
+        kind, (tree, unread) = _read(path)
+        config = path.parent / "adapter_config.json"
+        adapter = json_object(config.read_bytes(), config) if config.is_file() else {}
     except OSError as error:
         raise CheckpointError(f"{shown(str(path))}: {error.strerror or error}") from None
     except MemoryError:
         raise CheckpointError(f"{shown(str(path))} does not fit into memory") from None
+    return Checkpoint(str(path), kind, tree, tuple(unread), adapter)
 
 
-def _folder(path: Path) -> Checkpoint:
-    root = orbax_root(path)
-    if root is not None:
-        tree, unread = read_orbax(root)
-        return Checkpoint(str(root), "Orbax", tree, tuple(unread))
-    indices = _files(path, "*.safetensors.index.json")
-    files = _files(path, "*.safetensors")
-    if len(indices) == 1:
-        arrays, unread = read_sharded(indices[0])
-        return Checkpoint(str(path), "safetensors, sharded", arrays, tuple(unread))
-    if len(files) == 1:
-        return _file(files[0])
-    found = ", ".join(shown(f.name) for f in (indices or files)[:8])
-    raise CheckpointError(
-        f"{shown(str(path))} holds several checkpoints ({found}): name one of them"
-        if found
-        else f"{shown(str(path))} holds no checkpoint. Read are: {_READ}"
-    )
-
-
-def _files(folder: Path, pattern: str) -> list[Path]:
-    # A pipe of such a name would be waited for, for ever.
-    return sorted(path for path in folder.glob(pattern) if path.is_file())
-
-
-def _file(path: Path) -> Checkpoint:
+def _read(path: Path) -> tuple[str, tuple[Any, list[LeftOut]]]:
+    if path.is_dir():
+        return "Orbax", read_orbax(path)
+    if path.name == ORBAX:
+        return "Orbax", read_orbax(path.parent)
+    if path.name.endswith(".index.json"):
+        return "several files", read_sharded(path)
+    refuse_foreign(path)
     with path.open("rb") as file:
         head = file.read(16)
-    if not head:
-        raise CheckpointError(f"{shown(str(path))} is empty")
     name = path.suffix.lower()
-    if name == ".safetensors" or (name not in _PICKLE_NAMES and head[8:9] == b"{"):
-        arrays, unread = read_safetensors(path)
-        return Checkpoint(str(path), "safetensors", arrays, tuple(unread))
-    for magic, what in _FOREIGN.items():
-        if head.startswith(magic):
-            raise CheckpointError(f"{shown(str(path))} is {what}, which is not read. Read: {_READ}")
+    if is_pickle(path, head):
+        return "torch", read_torch(path)
+    if name == ".safetensors" or head[8:9] == b"{":
+        return "safetensors", read_safetensors(path)
+    if head.startswith(b"\x89HDF") or name == ".keras":
+        return "Keras", read_keras(path)
     if head.startswith(b"PK"):
-        arrays, unread = read_npz(path)
-        return Checkpoint(str(path), "npz", arrays, tuple(unread))
-    if name in _PICKLE_NAMES or (head[0] == 0x80 and head[1:2] in {b"\2", b"\3", b"\4", b"\5"}):
-        raise CheckpointError(f"{shown(str(path))} looks like a pickle. {NO_PICKLES}")
+        return "npz", read_npz(path)
     if name == ".npz":
         raise CheckpointError(f"{shown(str(path))} is truncated or no archive of NumPy")
     # A MessagePack map, whatever the name.
     if name in {".msgpack", ".flax"} or 0x80 <= head[0] <= 0x8F or head[0] in {0xDE, 0xDF}:
-        return Checkpoint(str(path), "Flax msgpack", read_flax_msgpack(path))
+        return "Flax msgpack", read_flax_msgpack(path)
     raise CheckpointError(f"{shown(str(path))} is of no known kind. Read are: {_READ}")

@@ -11,27 +11,19 @@ import numpy as np
 from rankjax.network import LeftOut, Reason
 from rankjax.report.checkpoints._errors import CheckpointError, check_expansion, shown
 
-NO_PICKLES = (
-    "Pickles run code when they are loaded, so they are never read. Where you trust the file, "
-    "convert it: safetensors.torch.save_file(torch.load(PATH, weights_only=True), "
-    "'model.safetensors'), or numpy.savez for plain arrays."
-)
-
 
 def read_npz(path: Path) -> tuple[dict[str, np.ndarray], list[LeftOut]]:
     """The arrays of an archive by name; and the members that were not read, with the reason.
 
     Raises:
-        CheckpointError: a truncated or damaged archive, one that would unpack to far more than it
-            stores, or a torch checkpoint (which is a pickle in a zip archive).
+        CheckpointError: a truncated or damaged archive, or one that would unpack to far more than
+            it stores.
     """
     arrays: dict[str, np.ndarray] = {}
     unread: list[LeftOut] = []
     try:
         with zipfile.ZipFile(path) as archive:
             members = {member.filename: member.file_size for member in archive.infolist()}
-            if any(name.split("/")[-1] == "data.pkl" for name in members):
-                raise CheckpointError(f"{path} is a torch checkpoint, a pickle. {NO_PICKLES}")
             if len({name.removesuffix(".npy") for name in members}) < len(archive.infolist()):
                 raise CheckpointError(f"{path} holds a name twice")
             check_expansion(sum(members.values()), path.stat().st_size, str(path))

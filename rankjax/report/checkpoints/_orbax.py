@@ -22,28 +22,9 @@ from rankjax.report.checkpoints._errors import (
     number_of_bytes,
     shown,
 )
+from rankjax.report.checkpoints._folder import ORBAX
 
-_METADATA = "_METADATA"
 _LARGEST_METADATA = 100_000_000
-
-
-def orbax_root(folder: Path) -> Path | None:
-    """The folder that holds one tree: this one, its newest step, or the only one in it.
-
-    Raises:
-        CheckpointError: if there are several and none is the newest step.
-    """
-    if (folder / _METADATA).is_file():
-        return folder
-    below = [path for path in sorted(folder.iterdir()) if path.is_dir()]
-    steps = [path for path in below if path.name.isdecimal() and path.name.isascii()]
-    if steps:
-        return orbax_root(max(steps, key=lambda path: int(path.name)))
-    roots = [path for path in below if (path / _METADATA).is_file()]
-    if len(roots) > 1:
-        names = ", ".join(shown(path.name) for path in roots)
-        raise CheckpointError(f"{folder} holds several trees ({names}): name one of them")
-    return roots[0] if roots else None
 
 
 def read_orbax(root: Path) -> tuple[dict[str, Any], list[LeftOut]]:
@@ -112,7 +93,7 @@ def _damaged(what: str, error: Exception) -> CheckpointError:
 
 
 def _metadata(root: Path) -> dict[str, Any]:
-    path = root / _METADATA
+    path = root / ORBAX
     if path.stat().st_size > _LARGEST_METADATA:
         raise CheckpointError(f"{path} has {path.stat().st_size} bytes: too large")
     try:
@@ -132,11 +113,9 @@ def _keys(entry: Any, root: Path) -> tuple[tuple[str, ...], Any]:
         keys, kind = (), None
     # A key is part of a file's path in one of the two formats.
     if not keys or not all(isinstance(k, str) and k and ".." not in k for k in keys):
-        raise CheckpointError(
-            f"{root / _METADATA}: {shown(repr(entry))} is no description of a leaf"
-        )
+        raise CheckpointError(f"{root / ORBAX}: {shown(repr(entry))} is no description of a leaf")
     if keys[0].startswith("/") or any("\0" in key for key in keys):
-        raise CheckpointError(f"{root / _METADATA}: got the key {shown(keys[0])!r}")
+        raise CheckpointError(f"{root / ORBAX}: got the key {shown(keys[0])!r}")
     return keys, kind
 
 

@@ -33,6 +33,13 @@ def analyze(
     ] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write the table.")] = None,
     html: HtmlOption = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(help="A LoRA adapter: write a smaller one, with its rank_pattern, here."),
+    ] = None,
+    energy: Annotated[
+        float, typer.Option(help="Share of the energy of each update that --write keeps.")
+    ] = 0.99,
 ) -> None:
     """Norms, ranks, tails and possible savings of every weight matrix of a checkpoint."""
     with clear_errors():
@@ -55,5 +62,9 @@ def analyze(
             if target is not None and str(target) != "-":
                 target.write_text(text(), encoding="utf-8")
                 typer.echo(f"{what}: {target}", err=True)
+        if write is not None:
+            smaller = report.write_smaller_adapter(path, write, energy=energy)
+            before, after = smaller.parameters
+            typer.echo(f"adapter: {write}, {after:,} of {before:,} parameters", err=True)
     if not found.rows:
         raise typer.Exit(1)

@@ -12,7 +12,8 @@ from rankjax.report._matrices_by_name import Layout
 PathArgument = Annotated[
     Path,
     typer.Argument(
-        help="A safetensors, npz or Flax msgpack file, an Orbax folder, or a folder of safetensors."
+        help="A safetensors, npz, Flax msgpack, torch or Keras file, a folder with one, an Orbax "
+        "folder, or hf://owner/name."
     ),
 ]
 LayoutOption = Annotated[

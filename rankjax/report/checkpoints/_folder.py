@@ -1,0 +1,73 @@
+"""Which checkpoint a folder holds."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from rankjax.report.checkpoints._errors import CheckpointError, shown
+
+ORBAX = "_METADATA"
+_STEP = re.compile(r"(.*?[_.-]?)([0-9]{1,18})", re.DOTALL)  # checkpoint_100
+_UNFINISHED = "orbax-checkpoint-tmp"
+# A folder may hold the same weights twice; the first of these that is there is read.
+_PATTERNS = (
+    "*.safetensors.index.json", "*.safetensors", "*.msgpack.index.json", "*.msgpack",
+    "*.bin.index.json", "*.bin", "*.pt", "*.pth", "*.keras", "*.h5", "*.npz",
+)  # fmt: skip
+_OTHERS = re.compile(r"training_args\.bin|optimizer\.(bin|pt)|scheduler\.pt|rng_state.*|scaler\.pt")
+
+
+def checkpoint_in(folder: Path) -> Path:
+    """The checkpoint: a file, an index of files, or a folder of Orbax.
+
+    It is the folder itself, a file in it, its newest step (``7``, ``step_7``, ``checkpoint_7``), or
+    its only folder.
+
+    Raises:
+        CheckpointError: if there is none, or several and none is the newest.
+    """
+    found = _found(folder)
+    if found is None:
+        raise CheckpointError(f"{shown(str(folder))} holds no checkpoint")
+    return found
+
+
+def _found(folder: Path) -> Path | None:
+    if (folder / ORBAX).is_file():
+        return folder
+    for pattern in _PATTERNS:
+        # A pipe of such a name would be waited for, for ever.
+        files = [file for file in sorted(folder.glob(pattern)) if file.is_file()]
+        files = [file for file in files if not _OTHERS.fullmatch(file.name)]
+        if len(files) > 1:
+            names = ", ".join(shown(file.name) for file in files[:8])
+            raise CheckpointError(
+                f"{shown(str(folder))} holds several checkpoints ({names}): name one of them"
+            )
+        if files:
+            return files[0]
+    steps: dict[str, dict[int, Path]] = {}
+    below = []
+    for path in sorted(folder.iterdir()):
+        step = _STEP.fullmatch(path.name)
+        if _UNFINISHED in path.name:
+            continue
+        if step and (path.is_dir() or (path.is_file() and step[1].startswith("checkpoint"))):
+            steps.setdefault(step[1], {})[int(step[2])] = path
+        elif path.is_dir() and (path / ORBAX).is_file():
+            below.append(path)
+    newest = [found for numbered in steps.values() if (found := _newest(numbered)) is not None]
+    if len(newest) + len(below) > 1 and not (len(newest) == 1 and "" in steps):
+        names = ", ".join(shown(path.name) for path in (*below, *newest))
+        raise CheckpointError(f"{folder} holds several trees ({names}): name one of them")
+    return next(iter((*newest, *below)), None)
+
+
+def _newest(steps: dict[int, Path]) -> Path | None:
+    for number in sorted(steps, reverse=True):
+        path = steps[number]
+        found = path if path.is_file() else _found(path)
+        if found is not None:
+            return found
+    return None

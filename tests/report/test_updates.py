@@ -1,0 +1,225 @@
+"""LoRA: the update that two factors make, against the product formed in NumPy."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from rankjax.report import CheckpointError, analyze, load, write_smaller_adapter
+from tests.report.test_cli_analyze import run
+
+RNG = np.random.default_rng(0)
+
+
+def draw(*shape):
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def product(b, a, scale=1.0):
+    return scale * b.astype(float) @ a.astype(float)
+
+
+def folder(tmp_path, leaves, **config):
+    safetensors.numpy.save_file(leaves, tmp_path / "adapter_model.safetensors")
+    if config:
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def peft(name="q_proj", rank=4, used=None, out=12, in_=9):
+    place = f"base_model.model.layers.0.{name}"
+    b = draw(out, used or rank) @ draw(used or rank, rank) if used != 0 else np.zeros((out, rank))
+    return {f"{place}.lora_A.weight": draw(rank, in_),
+            f"{place}.lora_B.weight": b.astype(np.float32)}  # fmt: skip
+
+
+def same(row, formed):
+    sigma = np.linalg.svd(formed, compute_uv=False)
+    k = len(row.singular_values)
+    np.testing.assert_allclose(row.singular_values, sigma[:k], rtol=1e-9, atol=1e-9 * sigma[0])
+    assert np.all(sigma[k:] < 1e-6 * sigma[0])
+    assert row.shape == formed.shape
+
+
+@pytest.mark.parametrize(
+    ("config", "scale"),
+    [
+        ({"lora_alpha": 16}, 4.0),
+        ({"lora_alpha": 16, "use_rslora": True}, 8.0),
+        ({"lora_alpha": 16, "alpha_pattern": {"q_proj": 2}}, 0.5),
+        ({"lora_alpha": 16, "alpha_pattern": {"k_proj": 2, "oj": 3}}, 4.0),
+        ({"lora_alpha": 16, "alpha_pattern": {"^layers.0.q_proj$": 2}}, 0.5),
+        ({}, None),
+    ],
+)
+def test_peft(tmp_path, config, scale):
+    leaves = peft()
+    found = analyze(folder(tmp_path, leaves, **config))
+    (row,) = found.rows
+    a, b = leaves.values()
+    same(row, product(b, a, scale or 1))
+    assert (row.scale, row.given_rank, row.numerical_rank) == (scale, 4, 4)
+    assert row.path == "base_model/model/layers/0/q_proj"
+    assert found.left_out == ()
+
+
+def test_ranks_dead_layers_and_savings(tmp_path):
+    leaves = peft("q", used=2) | peft("k", used=0) | peft("v")
+    found = analyze(folder(tmp_path, leaves, lora_alpha=4))
+    rows = {row.path[-1]: row for row in found.rows}
+    assert [rows[x].numerical_rank for x in "kqv"] == [0, 2, 4]
+    assert rows["k"].saved_at == (4 * 21,) * 3
+    assert rows["q"].rank_at[-1] <= 2
+    assert rows["q"].saved_at[-1] == (4 - rows["q"].rank_at[-1]) * 21
+    assert rows["q"].parameters == 4 * 21
+    total = found.summary()
+    assert (total["updates"], total["dead_updates"]) == (3, 1)
+    assert total["parameters_in_matrices"] == total["parameters"]
+    record = found.records()[0]
+    assert (record["given_rank"], record["scale"]) == (4, 1)
+
+
+def test_convolutions(tmp_path):
+    a, b = draw(2, 3, 5, 5), draw(6, 2, 1, 1)
+    leaves = {"lora_unet_c.lora_down.weight": a, "lora_unet_c.lora_up.weight": b,
+              "lora_unet_c.alpha": np.float32(1.0)}  # fmt: skip
+    (row,) = analyze(leaves).rows
+    same(row, product(b.reshape(6, 2), a.reshape(2, 75), 0.5))
+    assert row.path == "lora_unet_c"
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("x/kernel_lora_b", "x/kernel_lora_a"),
+        ("x/lora_kernel_b", "x/lora_kernel_a"),
+        ("lora_b", "lora_a"),
+        ("x/w_lora_b", "x/w_lora_a"),
+    ],
+)
+def test_names_of_jax(left, right):
+    a, b = draw(9, 4), draw(4, 12)
+    found = analyze({right: a, left: b, "x": {"bias": draw(3)}})
+    same(found.rows[0], product(a, b).T)
+    assert found.rows[0].scale is None
+
+
+def test_heads_and_stacks():
+    a, b = draw(9, 2), draw(2, 4, 3)
+    (row,) = analyze({"q/kernel_lora_a": a, "q/kernel_lora_b": b}).rows
+    same(row, product(a, b.reshape(2, 12)).T)
+    a, b = draw(3, 9, 2), draw(3, 2, 5)
+    rows = analyze({"layers/lora_a": a, "layers/lora_b": b}).rows
+    assert [row.path for row in rows] == [f"layers[{i}]" for i in range(3)]
+    for i, row in enumerate(rows):
+        same(row, product(a[i], b[i]).T)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("dora_scale", (12, 1)), ("lora_mid.weight", (4, 4)),
+                        ("lora_E", (4, 1)),
+                        ("lora_magnitude_vector", (12,))],
+)  # fmt: skip
+def test_what_is_no_plain_product_is_refused(name, shape):
+    leaves = {"m.lora_down.weight": draw(4, 9), "m.lora_up.weight": draw(12, 4),
+              f"m.{name}": draw(*shape)}  # fmt: skip
+    found = analyze(leaves)
+    assert found.rows == ()
+    whys = {leaf.path: leaf.text for leaf in found.left_out}
+    assert f"m.{name} changes the product" in whys["m.lora_up.weight"]
+
+
+def test_a_factor_that_is_not_finite_or_alone(tmp_path):
+    leaves = peft()
+    first = next(iter(leaves))
+    leaves[first][0, 0] = np.nan
+    found = analyze(leaves)
+    assert found.rows == ()
+    assert [path for path, _, _ in found.not_finite] == [first]
+    del leaves[first]
+    assert [row.given_rank for row in analyze(leaves).rows] == [None]
+
+
+def test_the_difference_of_two_adapters():
+    one, two = peft(), peft()
+    (row,) = analyze(one, reference=two).rows
+    (a, b), (c, d) = one.values(), two.values()
+    change, before = product(b, a) - product(d, c), product(d, c)
+    same(row, change)
+    assert row.relative_change == pytest.approx(np.linalg.norm(change) / np.linalg.norm(before))
+    assert analyze(one, reference=one).rows[0].numerical_rank == 0
+    doubled = {path: (2 * x if "_B" in path else x) for path, x in one.items()}
+    assert analyze(doubled, reference=one).rows[0].numerical_rank == 4
+
+
+def test_a_broken_config(tmp_path):
+    place = folder(tmp_path, peft(), lora_alpha="16")
+    with pytest.raises(ValueError, match="lora_alpha is '16', must be a number"):
+        analyze(place)
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_a_smaller_adapter(tmp_path, rslora):
+    leaves = peft("q", used=2) | peft("k", used=0) | peft("v") | {"head.bias": draw(3)}
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 16, "use_rslora": rslora}
+    big = tmp_path / "big"
+    big.mkdir()
+    folder(big, leaves, **config)
+    found = write_smaller_adapter(big, tmp_path / "small", energy=0.999999)
+    assert found.rank_pattern == {"layers.0.q": 2, "layers.0.k": 1, "layers.0.v": 4}
+    assert found.parameters == (12 * 21, 7 * 21)
+    small = load(tmp_path / "small")
+    assert small.adapter["rank_pattern"] == found.rank_pattern
+    assert small.adapter["peft_type"] == "LORA"
+    np.testing.assert_array_equal(small.tree["head.bias"], leaves["head.bias"])
+    for before, after in zip(analyze(big).rows, analyze(small).rows, strict=True):
+        assert after.scale == pytest.approx(before.scale)
+        k = len(after.singular_values)
+        np.testing.assert_allclose(
+            after.singular_values, before.singular_values[:k], rtol=1e-5, atol=1e-5
+        )
+        place = f"base_model.model.{before.path.split('model/')[-1].replace('/', '.')}"
+        old, new = (
+            t[f"{place}.lora_B.weight"] @ t[f"{place}.lora_A.weight"] for t in (leaves, small.tree)
+        )
+        np.testing.assert_allclose(new, old, atol=1e-4)
+    with pytest.raises(CheckpointError, match="holds an adapter already"):
+        write_smaller_adapter(big, tmp_path / "small")
+
+
+def test_a_smaller_adapter_of_kohya_and_convolutions(tmp_path):
+    a, b = draw(4, 3, 5, 5), np.zeros((6, 4, 1, 1), np.float32)
+    b[:, :2] = draw(6, 2, 1, 1)
+    leaves = {"c.lora_down.weight": a, "c.lora_up.weight": b, "c.alpha": np.full((), 2, np.float32)}
+    safetensors.numpy.save_file(leaves, tmp_path / "k.safetensors")
+    write_smaller_adapter(tmp_path / "k.safetensors", tmp_path / "small", energy=1.0)
+    small = load(tmp_path / "small").tree
+    assert small["c.lora_down.weight"].shape == (2, 3, 5, 5)
+    assert small["c.lora_up.weight"].shape == (6, 2, 1, 1)
+    assert small["c.alpha"] == 1  # alpha / r stays
+    assert not (tmp_path / "small" / "adapter_config.json").exists()
+
+
+def test_what_is_not_written(tmp_path):
+    np.savez(tmp_path / "w.npz", lora_a=draw(9, 2), lora_b=draw(2, 4))
+    with pytest.raises(CheckpointError, match="only adapters with the names of PEFT or kohya"):
+        write_smaller_adapter(tmp_path / "w.npz", tmp_path / "small")
+    np.savez(tmp_path / "v.npz", kernel=draw(3, 4))
+    with pytest.raises(ValueError, match="holds no pair of LoRA factors"):
+        write_smaller_adapter(tmp_path / "v.npz", tmp_path / "small")
+    for energy in (0.0, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="energy: got"):
+            write_smaller_adapter(tmp_path / "v.npz", tmp_path / "small", energy=energy)
+    assert not (tmp_path / "small").exists()
+
+
+def test_on_the_command_line(tmp_path):
+    big = tmp_path / "big"
+    big.mkdir()
+    folder(big, peft("q", used=1), lora_alpha=16)
+    result = run("analyze", big, "--write", tmp_path / "small", "--energy", 0.9)
+    assert "1 are updates of low rank (LoRA)" in result.output
+    assert "of rank" in result.output
+    assert "21 of 84 parameters" in result.stderr
+    assert load(tmp_path / "small").adapter["rank_pattern"] == {"layers.0.q": 1}
