@@ -1,7 +1,7 @@
 """A weight that is held as two factors, on its way through a program to where it is used.
 
-``W[i, j, ...] = sum_r left[..., r, ...] right[..., r, ...]``: an axis of W is a group of *labels*, and
-each label is an axis of the left factor, of the right one, of both (the layers of a stack,
+``W[i, j, ...] = sum_r left[..., r, ...] right[..., r, ...]``: an axis of W is a group of *labels*,
+and each label is an axis of the left factor, of the right one, of both (the layers of a stack,
 experts, the groups of a convolution) or of neither (a broadcast). Moving the axes of W then moves
 labels, not numbers, and a product with W is two products.
 """

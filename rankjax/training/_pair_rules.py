@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -223,40 +224,47 @@ def _gather(eqn: JaxprEqn, values: list[Any], shapes: list[Shape]):
     """Rows of a table: of the factor that has them, and a product with the other one."""
     pair, indices = values
     numbers, fill = eqn.params["dimension_numbers"], eqn.params["fill_value"]
-    cut = list(numbers.start_index_map)
-    whole = [d for d in range(len(pair.shape)) if d not in cut] if isinstance(pair, Pair) else []
+    if not isinstance(pair, Pair) or is_factored(indices) or numbers.operand_batching_dims:
+        return None
+    lengths, filled = (
+        eqn.params["slice_sizes"],
+        eqn.params["mode"] == lax.GatherScatterMode.FILL_OR_DROP,
+    )
+    whole = {d for d, n in enumerate(pair.shape) if lengths[d] == n}
+    columns = [i for i, d in enumerate(numbers.start_index_map) if d not in whole]
+    cut = [numbers.start_index_map[i] for i in columns]
     plain = (
-        isinstance(pair, Pair)
-        and not is_factored(indices)
-        and not numbers.operand_batching_dims
-        and sorted(cut) == sorted(numbers.collapsed_slice_dims)
-        and all(len(pair.dims[d]) == 1 for d in cut)
-        and all(eqn.params["slice_sizes"][d] == pair.shape[d] for d in whole)
+        set(numbers.collapsed_slice_dims) <= set(cut)
+        and whole | set(cut) == set(range(len(lengths)))
+        and all(len(pair.dims[d]) == 1 and lengths[d] == 1 for d in cut)
+        # The place of a whole axis is 0; only where it would be refused does it matter.
+        and (len(cut) == len(numbers.start_index_map) or not filled)
         and (fill is None or fill == 0 or math.isnan(fill))
     )
-    if not plain:
+    if not plain or not cut:
         return None
     labels = [pair.dims[d][0] for d in cut]
     fresh, batch = len(pair.sizes), indices.ndim - 1
     new = tuple(range(fresh, fresh + batch))
 
     def taken(factor, old):
-        mine = [i for i, label in enumerate(labels) if label in old]
+        mine = [(i, label) for i, label in zip(columns, labels, strict=True) if label in old]
         if not mine:
             return factor, old
-        axes = tuple(old.index(labels[i]) for i in mine)
+        axes = tuple(old.index(label) for _, label in mine)
+        all_of_them = len(mine) == indices.shape[-1]
         rest = tuple(label for label in old if label not in labels)
         got = lax.gather(
             factor,
-            indices[..., jnp.asarray(mine)] if len(mine) < len(labels) else indices,
+            indices if all_of_them else indices[..., np.array([i for i, _ in mine])],
             lax.GatherDimensionNumbers(
                 offset_dims=tuple(range(batch, batch + len(rest))),
                 collapsed_slice_dims=tuple(sorted(axes)),
                 start_index_map=axes,
             ),
             [1 if i in axes else n for i, n in enumerate(factor.shape)],
-            unique_indices=eqn.params["unique_indices"] and len(mine) == len(labels),
-            indices_are_sorted=eqn.params["indices_are_sorted"] and len(mine) == len(labels),
+            unique_indices=eqn.params["unique_indices"] and all_of_them,
+            indices_are_sorted=eqn.params["indices_are_sorted"] and all_of_them,
             mode=eqn.params["mode"],
             fill_value=fill,
         )
@@ -264,7 +272,8 @@ def _gather(eqn: JaxprEqn, values: list[Any], shapes: list[Shape]):
 
     (right, right_labels), (left, left_labels) = (taken(*f) for f in pair.factors)
     ahead, dims = list(new), []
-    behind = [pair.dims[d] for d in whole]
+    collapsed = numbers.collapsed_slice_dims
+    behind = [() if d in cut else dim for d, dim in enumerate(pair.dims) if d not in collapsed]
     for d in range(len(shapes[0])):
         dims.append(behind.pop(0) if d in numbers.offset_dims else (ahead.pop(0),))
     result = replace(
@@ -406,8 +415,9 @@ def _cast(eqn: JaxprEqn, values: list[Any], shapes: list[Shape]):
 def _each(eqn: JaxprEqn, values: list[Any], shapes: list[Shape]):
     """Primitives that act on every number by itself, and leave it as it is or round it."""
     arrays, form = jax.tree.flatten(values)
-    results = eqn.primitive.bind(*arrays, **eqn.params)
-    return jax.tree.unflatten(form, results if eqn.primitive.multiple_results else [results])
+    if eqn.primitive.multiple_results:  # all at once: the barrier
+        return jax.tree.unflatten(form, eqn.primitive.bind(*arrays, **eqn.params))
+    return jax.tree.unflatten(form, [eqn.primitive.bind(a, **eqn.params) for a in arrays])
 
 
 @rule("sharding_constraint")

@@ -141,7 +141,7 @@ class _Carry:
             for i, value in enumerate(values)
             if is_factored(value) and body.outvars[i] is inside[i]
         }
-        self.types = [var.aval.dtype for var in inside]
+        self.types = [var.aval.dtype for var in inside]  # pyright: ignore[reportAttributeAccessIssue]
         self.start = self.moving([self._array(i, v) for i, v in enumerate(values)])
 
     def _array(self, index: int, value: Any) -> Any:
