@@ -444,6 +444,15 @@ def test_weights_that_are_cast(dtype):
     assert f"{jnp.dtype(dtype).name.replace('float', 'f').replace('bf', 'bf')}[13,2]" in text
 
 
+def test_precision_of_each_side_is_kept():
+    _, small = small_tree({"w": leaf((11, 13))}, {"w": View((0,), (1,))})
+    two = lax.Precision.HIGHEST, lax.Precision.DEFAULT  # of the weight, of the data
+    run = lowrank(lambda tree, x: jnp.matmul(tree["w"], x, precision=two))
+    (eqn,) = jax.make_jaxpr(run)(small, leaf((13, 5))).jaxpr.eqns
+    found = [e for e in eqn.params["jaxpr"].jaxpr.eqns if e.primitive.name == "dot_general"]
+    assert [e.params["precision"] for e in found] == [two[::-1]] * 2
+
+
 FALLBACKS = {
     "integer_pow": lambda w, x: x @ w**2,
     "add": lambda w, x: x @ (w + 1.0),
