@@ -94,72 +94,46 @@ class Walker:
     def _branch(self, branch: ClosedJaxpr) -> Callable[..., list[Any]]:
         return lambda *values: [self.whole(v, "cond") for v in self.closed(branch, values)]
 
+    # JAX hoists what a loop hands on unchanged, so a weight that stays one is no carry here.
+
     def _scan(self, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
-        body, length = eqn.params["jaxpr"], eqn.params["length"]
+        body = eqn.params["jaxpr"]
         n_consts, n_carry = scan_counts(eqn)
         split = n_consts + n_carry
-        carry = _Carry(self, "scan", body.jaxpr, n_consts, values[n_consts:split])
         over = [_Sliced(self, value) for value in values[split:]]
 
-        def step(moving: list[Any], rows: list[Any]) -> tuple[list[Any], list[Any]]:
+        def step(carry: list[Any], rows: list[Any]) -> tuple[list[Any], list[Any]]:
             slices = [x.member(row) for x, row in zip(over, rows, strict=True)]
-            results = self.closed(body, [*values[:n_consts], *carry.all(moving), *slices])
-            # A part of a stack that comes out again is a stack; other combinations are no leaf.
-            rest = [r if isinstance(r, Pair) else self.whole(r, "scan") for r in results[n_carry:]]
-            return carry.moving(results[:n_carry]), rest
+            results = self.closed(body, [*values[:n_consts], *carry, *slices])
+            results = [self.whole(value, "scan") for value in results]
+            return results[:n_carry], results[n_carry:]
 
-        options = {key: eqn.params[key] for key in ("reverse", "unroll") if key in eqn.params}
-        last, collected = lax.scan(
-            step, carry.start, [x.rows for x in over], length=length, **options
-        )
-        stacked = [_stacked(y, length) if isinstance(y, Pair) else y for y in collected]
-        return [*carry.all(last), *stacked]
+        start = self._start("scan", body.jaxpr.invars[n_consts:], values[n_consts:split])
+        options = {key: eqn.params[key] for key in ("length", "reverse", "unroll")}
+        carry, collected = lax.scan(step, start, [x.rows for x in over], **options)
+        return [*carry, *collected]
 
     def _while(self, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
         n_cond, n_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
         condition, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
         of_cond, of_body = values[:n_cond], values[n_cond : n_cond + n_body]
-        carry = _Carry(self, "while", body.jaxpr, n_body, values[n_cond + n_body :])
-        last = lax.while_loop(
-            lambda moving: self.closed(condition, [*of_cond, *carry.all(moving)])[0],
-            lambda moving: carry.moving(self.closed(body, [*of_body, *carry.all(moving)])),
-            carry.start,
+
+        def step(carry: list[Any]) -> list[Any]:
+            return [self.whole(value, "while") for value in self.closed(body, [*of_body, *carry])]
+
+        return lax.while_loop(
+            lambda carry: self.closed(condition, [*of_cond, *carry])[0],
+            step,
+            self._start("while", body.jaxpr.invars[n_body:], values[n_cond + n_body :]),
         )
-        return carry.all(last)
 
-
-class _Carry:
-    """What a loop hands from step to step; a weight that each step hands on as it is stays out."""
-
-    def __init__(
-        self, walker: Walker, loop: str, body: Jaxpr, n_consts: int, values: Sequence[Any]
-    ):
-        self.walker, self.loop = walker, loop
-        inside = body.invars[n_consts : n_consts + len(values)]
-        self.fixed = {
-            i: value
-            for i, value in enumerate(values)
-            if is_factored(value) and body.outvars[i] is inside[i]
-        }
-        self.types = [var.aval.dtype for var in inside]  # pyright: ignore[reportAttributeAccessIssue]
-        self.start = self.moving([self._array(i, v) for i, v in enumerate(values)])
-
-    def _array(self, index: int, value: Any) -> Any:
-        return value if is_factored(value) else jnp.asarray(value, self.types[index])
-
-    def moving(self, values: Sequence[Any]) -> list[Any]:
-        """Those that change from step to step, as arrays."""
+    def _start(self, loop: str, inside: Sequence[Any], values: Sequence[Any]) -> list[Any]:
+        """What a loop begins with; numbers as arrays of the types that it goes on with."""
+        whole = [self.whole(value, loop) for value in values]
         return [
-            self.walker.whole(value, self.loop)
-            for i, value in enumerate(values)
-            if i not in self.fixed
+            value if isinstance(value, jax.Array) else jnp.asarray(value, var.aval.dtype)
+            for var, value in zip(inside, whole, strict=False)
         ]
-
-    def all(self, moving: Sequence[Any]) -> list[Any]:
-        """All of them, in order."""
-        rest = iter(moving)
-        count = len(self.fixed) + len(moving)
-        return [self.fixed[i] if i in self.fixed else next(rest) for i in range(count)]
 
 
 class _Sliced:
@@ -188,17 +162,6 @@ class _Sliced:
         )
         part = self.pair.without(self.label, left, right)
         return replace(part, dims=part.dims[1:])
-
-
-def _stacked(pair: Pair, length: int) -> Pair:
-    new = len(pair.sizes)
-    return replace(
-        pair,
-        left_labels=(new, *pair.left_labels),
-        right_labels=(new, *pair.right_labels),
-        dims=((new,), *pair.dims),
-        sizes=(*pair.sizes, length),
-    )
 
 
 def _live(program: Jaxpr) -> list[JaxprEqn]:

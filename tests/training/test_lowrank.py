@@ -68,7 +68,7 @@ def check(apply, structure, small, *x, rtol=1e-12):
     shapes = shapes_in(jax.make_jaxpr(loss(run))(small).jaxpr)
     sizes = [int(np.prod(s)) for s in shapes]
     assert all(int(np.prod(node.shape)) not in sizes for node in factors_of(small))
-    return run
+    return max(sizes)
 
 
 # Sizes are different primes, so that no array is as large as the weight by chance.
@@ -115,6 +115,10 @@ PRODUCTS = {
     "scaled": ((13, 11), View((1,), (0,)), (5, 13), lambda w, x: x @ (-w * x[0, 0] / 3)),
     "broadcast": ((13, 11), View((1,), (0,)), (5, 2, 13), lambda w, x: x @ jnp.broadcast_to(
         w, (5, 13, 11))),
+    "sum over copies": ((13, 11), View((1,), (0,)), (5, 3, 13), lambda w, x: jnp.einsum(
+        "bki,kio->bo", x, jnp.broadcast_to(w, (3, 13, 11)))),
+    "inputs apart": ((21, 11), View((1,), (0,)), (5, 3, 7), lambda w, x: jnp.einsum(
+        "bhd,hdo->bo", x, w.reshape(3, 7, 11))),
     "with other weights": ((13, 11), View((1,), (0,)), (5, 13), lambda w, x: x @ jnp.concatenate(
         [w, jnp.ones((13, 2)), w], axis=1)),
     "on other inputs": ((13, 11), View((1,), (0,)), (5, 26), lambda w, x: (x @ jnp.concatenate(
@@ -130,7 +134,8 @@ PRODUCTS = {
 def test_products(name):
     shape, view, of_x, function = PRODUCTS[name]
     structure, small = small_tree({"w": leaf(shape)}, {"w": view})
-    check(lambda tree, x: function(tree["w"], x), structure, small, leaf(of_x, 1))
+    largest = check(lambda tree, x: function(tree["w"], x), structure, small, leaf(of_x, 1))
+    assert largest < np.prod(shape)  # also not on the way, as in the order of more multiplications
 
 
 CONVOLUTIONS = {
@@ -239,6 +244,14 @@ def checkpointed(tree, x):
     return lax.scan(lambda h, w: (step(h, w), None), x, tree["stack"])[0]
 
 
+def with_a_key(tree, x):
+    def step(c, _):
+        key, other = jax.random.split(c[0])
+        return (key, jnp.tanh(c[1] @ tree["w"] + jax.random.normal(other, x.shape))), None
+
+    return lax.scan(step, (jax.random.key(0), x), length=3)[0][1]
+
+
 def recurrent(tree, x):
     (w, h), _ = lax.scan(
         lambda c, _: ((c[0], jnp.tanh(c[1] @ c[0])), None), (tree["w"], x), length=3
@@ -261,6 +274,7 @@ CONTROL = {
     "scan backwards": loop_backwards,
     "scan and checkpoint": checkpointed,
     "a recurrent weight": recurrent,
+    "a random key": with_a_key,
     "branches": branches,
     "jit": nested,
 }
