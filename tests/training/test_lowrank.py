@@ -122,7 +122,7 @@ PRODUCTS = {
     "with other weights": ((13, 11), View((1,), (0,)), (5, 13), lambda w, x: x @ jnp.concatenate(
         [w, jnp.ones((13, 2)), w], axis=1)),
     "on other inputs": ((13, 11), View((1,), (0,)), (5, 26), lambda w, x: (x @ jnp.concatenate(
-        [w, w], axis=0).T.T)),
+        [w.T, w.T], axis=1).T)),
     "stopped": ((13, 11), View((1,), (0,)), (5, 13), lambda w, x: x @ w + x @ lax.stop_gradient(w)),
     "vmapped": ((11, 13), View((0,), (1,)), (5, 13), lambda w, x: jax.vmap(lambda x: w @ x)(x)),
     "slope by the input": ((13, 11), View((1,), (0,)), (5, 13), lambda w, x: jax.grad(
