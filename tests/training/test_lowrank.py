@@ -1,6 +1,7 @@
 """A network on factors: numbers and slopes of the dense one, and no array of the dense shape."""
 
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -169,17 +170,18 @@ def test_convolutions(name, spec):
         check(apply, structure, small, x)
 
 
-def test_one_dimensional_convolutions_that_flip_their_kernel():
+def test_a_convolution_that_flips_its_kernel():
     model = nn.ConvTranspose(7, (5,), strides=(2,), transpose_kernel=True, param_dtype=jnp.float64)
     x = leaf((2, 6, 3))
     params = model.init(jax.random.key(0), x)
-    axes = {"params/kernel": View((2,), (0, 1))}
-    # The kernel of a transposed convolution has its inputs where others have their outputs.
-    structure, small = small_tree(params, axes, 1)
+    # Its kernel has the outputs where other convolutions have their inputs.
+    structure, small = small_tree(params, {"params/kernel": View((1,), (0, 2))})
+    check(model.apply, structure, small, x)
+    structure, small = small_tree(params, {"params/kernel": View((2,), (0, 1))})
+    expected: Any = model.apply(densify(structure, small), x)
     with pytest.warns(UserWarning, match="'params/kernel' is multiplied out"):
-        np.testing.assert_allclose(
-            lowrank(model.apply)(small, x), model.apply(densify(structure, small), x), atol=1e-12
-        )
+        found = lowrank(model.apply)(small, x)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 TABLES = {
@@ -380,7 +382,7 @@ def test_whole_networks(network):
 
 
 def network():
-    def apply(tree, x, *, scale=1.0, train=False):
+    def apply(tree, x, *, scale: Any = 1.0, train=False):
         h = jax.nn.relu(x @ tree["a"] + tree["b"][None])
         return scale * (h if train else h @ tree["c"])
 
