@@ -52,13 +52,14 @@ def lowrank(apply: Callable[..., Any]) -> Callable[..., Any]:
         >>> import jax.numpy as jnp
         >>> from rankjax import describe
         >>> params = {"kernel": jnp.ones((30, 20)), "bias": jnp.ones(20)}
+        >>> from rankjax.training import factorize
         >>> small = factorize(describe(params), params, ranks=1)
-        >>> apply = lambda params, x: x @ params["kernel"] + params["bias"]
+        >>> apply = lambda params, x: jnp.tanh(x @ params["kernel"] / 60)
         >>> run = lowrank(apply)
         >>> run(small, jnp.ones((5, 30))).shape
         (5, 20)
         >>> round(float(run(small, jnp.ones((5, 30)))[0, 0]), 4)
-        31.0
+        0.4621
     """
     if not callable(apply):
         raise ValueError(f"apply: got {type(apply).__name__}, must be a function of the parameters")
