@@ -111,7 +111,7 @@ def _dot_of_joined(eqn: JaxprEqn, values: list[Any], shapes: list[Shape], side: 
     return [sum(results[1:], results[0]) if axis is None else lax.concatenate(results, axis)]
 
 
-def _axis_of_result(eqn, values, side):
+def _axis_of_result(eqn: JaxprEqn, values: list[Any], side: int) -> int:
     (contracting, batch), axis = eqn.params["dimension_numbers"], values[side].axis
     taken = {*contracting[side], *batch[side]}
     before = sum(d not in taken for d in range(axis)) + len(batch[side])
@@ -177,7 +177,7 @@ def _convolution(eqn: JaxprEqn, values: list[Any], shapes: list[Shape]):
     # Now with the axes (out, in, window); the convolution wants them as the kernel had them.
     back = [spec.index(axis) for axis in range(len(spec))]
     first = lax.transpose(first.reshape(sizes), back)
-    hidden = lax.conv_general_dilated_p.bind(x, first, **eqn.params).astype(second.dtype)
+    hidden = eqn.primitive.bind(x, first, **eqn.params).astype(second.dtype)
     position, fresh = numbers.out_spec[1], len(pair.sizes)
     places = [fresh + d for d in range(hidden.ndim) if d != position]
 
