@@ -58,7 +58,28 @@ def guarantees(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-TABLES = {"certificates": certificates, "guarantees": guarantees, "compile_time": compile_time}
+def factorized(rows: list[dict[str, Any]]) -> str:
+    """One row per network, program and weights."""
+    lines = [
+        "| network | what | weights | parameters | ms | ratio (quartiles) | compile, s | MiB |",
+        "|---|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        low, high = row["ratio_quartiles"]
+        ratio = "1" if row["weights"] == "dense" else f"{row['ratio']:.2f} ({low:.2f}-{high:.2f})"
+        lines.append(
+            f"| {row['case']} | {row['what']} | {row['weights']} | {row['parameters']:,} "
+            f"| {row['ms']:.0f} | {ratio} | {row['compile_seconds']:.1f} | {row['mib']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+TABLES = {
+    "certificates": certificates,
+    "guarantees": guarantees,
+    "compile_time": compile_time,
+    "factorized": factorized,
+}
 
 
 def filled(text: str) -> str:

@@ -6,8 +6,8 @@
 from itertools import groupby
 from pathlib import Path
 
-from rankjax.network.internal import ACTIVATIONS, Activation
 from rankjax.certificates.theorem._rules import RULES
+from rankjax.network.internal import ACTIVATIONS, Activation
 
 PAGE = Path(__file__).parents[1] / "theory.md"
 

@@ -21,6 +21,8 @@ from rankjax.training._after_step import project_spectral_norm as project_spectr
 from rankjax.training._after_step import proximal_schatten as proximal_schatten
 from rankjax.training._decay import DecayState as DecayState
 from rankjax.training._decay import add_schatten_decay as add_schatten_decay
+from rankjax.training._factor_files import load_factorized as load_factorized
+from rankjax.training._factor_files import save_factorized as save_factorized
 from rankjax.training._factorize import EffectiveParams as EffectiveParams
 from rankjax.training._factorize import Factors as Factors
 from rankjax.training._factorize import densify as densify
@@ -33,6 +35,7 @@ from rankjax.training._linear_networks import (
 )
 from rankjax.training._lora import lora_pairs as lora_pairs
 from rankjax.training._lora import lora_schatten_penalty as lora_schatten_penalty
+from rankjax.training._lowrank import lowrank as lowrank
 from rankjax.training._metrics import RecordState as RecordState
 from rankjax.training._metrics import metrics as metrics
 from rankjax.training._metrics import record_metrics as record_metrics

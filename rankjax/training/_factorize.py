@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,13 @@ Ranks = int | np.integer | Mapping[str, int | np.integer]
 DEFAULT_RTOL = 1e-3
 
 
-class Factors(NamedTuple):
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("left", "right"),
+    meta_fields=("view", "groups"),
+)
+@dataclass(frozen=True)
+class Factors:
     """Two factors in place of a weight leaf: ``A = left @ right``, as matrices ``(out, in)``.
 
     Each factor has the axes of the leaf, except that one axis of length ``r`` replaces the (first)
@@ -37,10 +44,31 @@ class Factors(NamedTuple):
       channels, and ``left (r, out)``, a 1 x 1 convolution;
     - the same with g groups: ``right (h, w, in / g, g r)`` and ``left (r, out)``, both of g groups;
     - a stack ``(layers, in, out)``: ``right (layers, in, r)``, ``left (layers, r, out)``.
+
+    A node of the tree, so optimizers and ``jax.tree.map`` reach both factors.
+
+    Attributes:
+        left: the factor with the output axes.
+        right: the factor with the input axes.
+        view: the axes of the leaf by role (static).
+        groups: of a grouped convolution (static).
     """
 
     left: Any
     right: Any
+    view: View
+    groups: int = 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the leaf that they replace."""
+        places = _places(self.view)
+        return tuple(
+            jnp.shape(self.right)[places["right"].index(axis)]
+            if axis in self.view.in_
+            else jnp.shape(self.left)[places["left"].index(axis)]
+            for axis in range(len(self.view.order))
+        )
 
 
 @dataclass(frozen=True)
@@ -153,7 +181,8 @@ def factorize(
 
     Returns:
         The tree with a ``Factors`` in place of each chosen leaf (its dtype, half precision
-        decomposed in float32). ``densify`` restores the tree that the network expects.
+        decomposed in float32). ``lowrank`` runs the network on it; ``densify`` restores the tree
+        that the network expects.
 
     Raises:
         ValueError: as ``effective_params``.
@@ -183,8 +212,8 @@ def densify(structure: Structure, factorized: Any) -> Any:
     """Undo ``factorize``: multiply the factors, so that the network can be applied.
 
     Pure and differentiable: ``apply(densify(structure, small), x)`` trains the factors themselves.
-    The product costs as much as applying the layer to ``r`` vectors; to save time as well, apply
-    ``right`` and ``left`` one after the other.
+    The product costs as much as applying the layer to ``r`` vectors; ``lowrank`` runs the network
+    without it, and saves time as well.
 
     Args:
         structure: the one of the dense tree.
@@ -250,29 +279,55 @@ def _split(layer: Layer, leaf: Array, rank: int) -> Factors:
     root = jnp.sqrt(s[..., :rank])
     left, right = u[..., :rank] * root[..., None, :], root[..., :, None] * vt[..., :rank, :]
     thin, wide = _thin(layer, "in_", rank), _thin(layer, "out", rank)
-    return Factors(thin.leaf(left).astype(leaf.dtype), wide.leaf(right).astype(leaf.dtype))
+    factors = thin.leaf(left).astype(leaf.dtype), wide.leaf(right).astype(leaf.dtype)
+    return Factors(*factors, view=layer.view, groups=layer.groups)
 
 
 def _join(layer: Layer, factors: Factors) -> Array:
-    rank = _rank_of(layer, factors)
+    check_factors(factors, layer.path)
+    found, expected = (factors.view, factors.shape), (layer.view, layer.shape)
+    if found != expected or factors.groups != layer.groups:
+        raise ValueError(
+            f"factorized: at {layer.path!r} the factors are those of a leaf {found}, with groups: "
+            f"{factors.groups}; the structure has {expected}, {layer.groups}"
+        )
+    rank = jnp.shape(factors.left)[_places(layer.view)["left"].index(min(layer.view.in_))]
     left = _thin(layer, "in_", rank).matrix(jnp.asarray(factors.left))
     right = _thin(layer, "out", rank).matrix(jnp.asarray(factors.right))
     return layer.leaf(matmul(left, right))
 
 
-def _rank_of(layer: Layer, factors: Factors) -> int:
-    # Where the axis of length r stands in ``left``: at the first input axis, less the axes that
-    # were dropped in front of it, which there are none of.
-    axis = min(layer.view.in_)
-    rank = jnp.shape(factors.left)[axis] if axis < jnp.ndim(factors.left) else None
-    expected = None if rank is None else tuple(_thin(layer, n, rank).shape for n in ("in_", "out"))
-    if expected != (jnp.shape(factors.left), jnp.shape(factors.right)):
-        raise ValueError(
-            f"factorized: at {layer.path!r} left has shape {jnp.shape(factors.left)} and right "
-            f"{jnp.shape(factors.right)}; the leaf has shape {layer.shape}, see Factors"
+def check_factors(factors: Factors, path: str) -> None:
+    """Refuses factors whose axes do not fit each other.
+
+    Raises:
+        ValueError: with the shapes.
+    """
+    left, right = jnp.shape(factors.left), jnp.shape(factors.right)
+    places, view = _places(factors.view), factors.view
+    fits = (len(left), len(right)) == (len(places["left"]), len(places["right"]))
+    if fits:
+        rank = left[places["left"].index(min(view.in_))]
+        fits = right[places["right"].index(min(view.out))] == rank * factors.groups
+        fits &= factors.shape[min(view.out)] % factors.groups == 0
+        fits &= all(
+            left[places["left"].index(axis)] == right[places["right"].index(axis)]
+            for axis in (*view.stacked, *view.parallel)
         )
-    assert rank is not None
-    return rank
+    if not fits:
+        raise ValueError(
+            f"factorized: at {path!r} left has shape {left} and right {right}, which are no "
+            f"factors of a leaf seen as {view}; see Factors"
+        )
+
+
+def _places(view: View) -> dict[str, list[int]]:
+    """The axis of the leaf in the place of each axis of a factor."""
+    axes = range(len(view.order))
+    return {
+        "left": [axis for axis in axes if axis not in view.in_ or axis == min(view.in_)],
+        "right": [axis for axis in axes if axis not in view.out or axis == min(view.out)],
+    }
 
 
 def _thin(layer: Layer, side: str, rank: int) -> Layer:

@@ -19,6 +19,9 @@ from rankjax.network import View
 from rankjax.training import (
     add_schatten_decay,
     apply_schatten_flow,
+    densify,
+    factorize,
+    lowrank,
     project_rank,
     proximal_schatten,
     rank_sparse_penalty,
@@ -385,3 +388,27 @@ def test_an_explicit_mesh_takes_parameters_that_lie_on_one_device():
     structure = describe(params, axes=dict.fromkeys(params, ((1,), (0,))))
     norms = measure(structure.spread_over(mesh), params).spectral_norm
     np.testing.assert_allclose(norms, [1, 2, 1], rtol=1e-6)
+
+
+def test_factors_cut_over_devices_give_the_numbers_of_one_device():
+    mesh = three_axes("auto")
+    structure, params, data = network.structure(), network.parameters(), network.batch()
+    small = factorize(structure, params, 2)
+
+    def apply(tree, data):
+        # As Flax does it for a weight with logical axes.
+        placed = NamedSharding(mesh, P("fsdp", "tensor"))
+        return network.loss(tree, data, lambda w: _constrained(w, placed))
+
+    def _constrained(w, placed):
+        return jax.lax.with_sharding_constraint(w, placed) if w.ndim == 2 else w
+
+    slopes = jax.value_and_grad(lowrank(apply))
+    expected = jax.value_and_grad(lambda tree: apply(densify(structure, tree), data))(small)
+    specs = jax.tree.map(
+        lambda a: P("fsdp", None) if a.ndim == 2 and a.shape[1] == 2 else P(), small
+    )
+    placed = place(mesh, small, specs), place(mesh, data, (P("data"), P("data")))
+    assert_close(jax.jit(slopes)(*placed), expected, rtol=1e-9, atol=1e-12)
+    text = jax.jit(lowrank(apply)).lower(*placed).as_text()
+    assert re.search(r'sharding_constraint.*"fsdp"', text)
