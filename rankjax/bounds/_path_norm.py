@@ -42,8 +42,8 @@ def path_norm(
         order 2, explicit   sqrt(min(2, 4 ln(2 d))) times that, without gamma
 
     Args:
-        measured: from ``measure(..., apply=..., example=...)``; without ``apply`` for a plain chain
-            of dense layers. Biases are not part of the paths.
+        measured: from ``measure(..., apply=..., example=...)``; without them for a plain chain of
+            dense layers that ``describe`` traced. Biases are not part of the paths.
         sample: needs ``n``, and ``dimension`` with ``inf_radius`` or ``column_norm`` (order 1).
         order: 1 or 2.
         gamma: the margin of the dominant form; ``None``: ``sample.margin_at(0.01)``.
@@ -65,7 +65,9 @@ def path_norm(
         >>> import jax.numpy as jnp
         >>> from rankjax.network import Sample, describe, measure
         >>> params = {"a": {"kernel": jnp.ones((2, 3))}, "b": {"kernel": -jnp.ones((3, 1))}}
-        >>> measured = measure(describe(params), params)
+        >>> apply = lambda p, x: x @ p["a"]["kernel"] @ p["b"]["kernel"]
+        >>> structure = describe(params, apply=apply, example=jnp.ones((1, 2)))
+        >>> measured = measure(structure, params)
         >>> sample = Sample.of_size(400, inf_radius=1.0, dimension=2)
         >>> round(float(path_norm(measured, sample, gamma=1.0).terms["path_norm"]), 4)
         6.0

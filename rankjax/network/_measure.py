@@ -52,7 +52,7 @@ def measure(
         method: how singular values are computed, see ``rankjax.matrix.singular_values``.
         apply: ``apply(params, x) -> outputs (batch, k)``; with ``example`` the path norms are
             measured too, by forward passes of ``|w|`` and of ``w^2`` on ones. A chain of dense
-            layers needs neither.
+            layers that ``describe`` traced needs neither.
         example: a batch (arrays or ``jax.ShapeDtypeStruct`` with a leading example axis).
 
     Returns:
