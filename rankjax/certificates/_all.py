@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from rankjax.certificates._guarantee import Guarantee, check_confidence
+from rankjax.certificates._guarantee import Guarantee, check_confidence, shown
 from rankjax.certificates._near import certify_near
 from rankjax.certificates.any_network import Picked, certify_by, hold_out
 from rankjax.certificates.any_network._predictions import Apply
-from rankjax.certificates.any_network._statement import shown
 from rankjax.certificates.file import CompressedNetwork
 from rankjax.certificates.theorem import certify
 from rankjax.network import Structure

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, replace
-from decimal import Decimal, localcontext
+from decimal import ROUND_CEILING, Decimal, localcontext
 from typing import Any, Self
 
 import numpy as np
@@ -21,6 +21,11 @@ DATA_ASSUMPTIONS: tuple[str, ...] = (
 )
 
 _MOST_TRIED = 10**18
+
+
+def shown(value: float) -> str:
+    """Four digits, never below the value."""
+    return str(Decimal(value).quantize(Decimal("0.0001"), rounding=ROUND_CEILING))
 
 
 def check_confidence(delta: Any, tried: Any) -> None:

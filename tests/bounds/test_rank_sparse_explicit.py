@@ -255,4 +255,4 @@ def test_wrong_arguments_are_named(options, match):
     with pytest.raises(ValueError, match=match):
         explicit(**options)
     with pytest.raises(ValueError, match="kind: got 'x'"):
-        rank_sparse(MEASURED, SAMPLE, kind="x")
+        rank_sparse(MEASURED, SAMPLE, kind="x")  # pyright: ignore[reportArgumentType]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rankjax.certificates._guarantee import Guarantee, check_confidence
+from rankjax.certificates._guarantee import Guarantee, check_confidence, shown
 from rankjax.certificates._lengths import Length, one_of
 from rankjax.certificates._near import NearCertificate
 from rankjax.certificates.any_network._binomial import CONTEXT, binomial_upper
@@ -17,7 +17,7 @@ from rankjax.certificates.any_network._predictions import (
     number_of_inputs,
     predictions,
 )
-from rankjax.certificates.any_network._statement import AS_COMPUTED, among, shown, statement
+from rankjax.certificates.any_network._statement import AS_COMPUTED, among, statement
 from rankjax.certificates.theorem import Certificate
 from rankjax.certificates.theorem._certificate import fields_of_text, verified
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from decimal import ROUND_CEILING, Decimal
 
-from rankjax.certificates._guarantee import Guarantee
+from rankjax.certificates._guarantee import Guarantee, shown
 
 INDEPENDENT = "the examples are independent draws from one distribution, and new ones come from it"
 AS_COMPUTED = (
@@ -30,8 +29,3 @@ def statement(guarantee: Guarantee, about: str, rows: Iterable[str]) -> str:
 def among(tried: int, what: str) -> list[str]:
     """The row about what was tried, where more than one was."""
     return [f"one of {tried} {what}: each has that share of delta"] if tried > 1 else []
-
-
-def shown(value: float) -> str:
-    """Four digits, never below the value."""
-    return str(Decimal(value).quantize(Decimal("0.0001"), rounding=ROUND_CEILING))

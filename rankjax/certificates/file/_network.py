@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from rankjax.certificates._guarantee import Guarantee, check_confidence, check_integer
+from rankjax.certificates._guarantee import Guarantee, check_confidence, check_integer, shown
 from rankjax.certificates._lengths import Length, one_of
 from rankjax.certificates.file._errors import Apply, ErrorCounter
 from rankjax.certificates.file._format import (
@@ -59,7 +59,7 @@ class CompressedCertificate(Guarantee):
         return (
             f"With probability {1 - self.delta:g} over the sample, the COMPRESSED network "
             f"(the one in the file, not the one it was made from) errs on at most "
-            f"{self.value:.4f} of all examples.\n"
+            f"{shown(self.value)} of all examples.\n"
             f"  error on the sample  {self.errors} of {self.n} ({self.empirical:.4f})\n"
             f"  message of the file  {self.bits} bits, self-delimiting: neither its length nor "
             f"the checksum costs anything\n"
