@@ -104,6 +104,8 @@ def describe(
     layers, left_out, unknown = [], [], []
     for path, layer in found.items():
         if isinstance(layer, LeftOut):
+            if apply is None and len(layer.shape) > 1 and included(path):
+                check_real(path, dict(leaves)[path])
             left_out.append(layer)
             continue
         main = layer.leaves[0][0]

@@ -50,10 +50,12 @@ def test_rescaling_layers_of_a_relu_network_changes_nothing():
         "c": {"kernel": 2 * PARAMS["c"]["kernel"]},
     }
     before, after = results(PARAMS), results(scaled)
-    assert len(before) == 23
+    assert len(before) == 24
     for key, bound in before.items():
-        # These two read hidden norms from the sample, which is fixed here.
-        if key[0] not in {"conv_norm", "rank_sparse_augmented"}:
+        # These two read hidden norms from the sample, which is fixed here, and the explicit
+        # rank-sparse bound rounds sizes to a grid.
+        fixed = {"conv_norm", "rank_sparse_augmented"}
+        if key[0] not in fixed and key != ("rank_sparse", "explicit"):
             assert float(after[key].value) == pytest.approx(float(bound.value), rel=1e-9), key
 
 

@@ -158,8 +158,9 @@ def test_a_convolution_is_coded_once_and_its_patches_overlap():
         1 + gamma / np.sqrt(8) / radius / np.prod(norms), rel=1e-3
     )
     assert np.prod(1 + relative) <= 1 + gamma / np.sqrt(8) / radius / np.prod(norms)
+    by_name = {"conv": {"kernel": jnp.ones((3, 3, 2, 4))}}
     with pytest.raises(Inapplicable, match="positions"):
-        explicit(measure(describe(params), params), SAMPLE)
+        explicit(measure(describe(by_name), by_name), SAMPLE)
 
 
 def test_the_best_margin_and_the_exact_counts_are_the_smallest():

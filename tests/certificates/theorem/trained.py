@@ -108,12 +108,13 @@ def convolutional() -> Trained:
 
 @lru_cache
 def near_reference() -> Trained:
-    """Two classes; the first kernel differs from its reference by a matrix of rank one."""
+    """Two classes, two labels wrong; the first kernel is its reference plus a matrix of rank one."""
     rng = np.random.default_rng(2)
     y = rng.integers(2, size=3000)
     direction = rng.normal(size=40)
     direction /= np.linalg.norm(direction)
     x = 0.2 * rng.normal(size=(3000, 40)) + np.where(y == 1, 1.0, -1.0)[:, None] * direction
+    y[:2] = 1 - y[:2]  # two labels that nothing predicts
     right = rng.normal(size=20)
     right /= np.linalg.norm(right)
     kernel = 0.05 * rng.normal(size=(40, 20))
