@@ -108,7 +108,7 @@ def convolutional() -> Trained:
 
 @lru_cache
 def near_reference() -> Trained:
-    """Two classes, two labels wrong; the first kernel is its reference plus a matrix of rank one."""
+    """Two classes, two labels wrong; the first kernel is its reference and a matrix of rank 1."""
     rng = np.random.default_rng(2)
     y = rng.integers(2, size=3000)
     direction = rng.normal(size=40)
