@@ -82,6 +82,14 @@ def exact_rank(width: int, rank: int, depth: int, seed: int = 0) -> dict[str, An
     return params
 
 
+def chain(params: dict[str, Any], x: jax.Array) -> jax.Array:
+    """The ReLU network of these layers."""
+    *hidden, last = (params[name]["kernel"] for name in sorted(params))
+    for kernel in hidden:
+        x = jax.nn.relu(x @ kernel)
+    return x @ last
+
+
 def slopes() -> dict[str, dict[str, float]]:
     """Least-squares slopes of log(bound^2 n), by bound and axis."""
     found: dict[str, dict[str, float]] = {name: {} for name in BOUNDS}
@@ -89,8 +97,9 @@ def slopes() -> dict[str, dict[str, float]]:
         logs: dict[str, list[float]] = {name: [] for name in BOUNDS}
         for value in grid:
             sizes = {**BASE, axis: value}
-            params = exact_rank(**sizes)
-            measured = measure(describe(params), params)
+            params, example = exact_rank(**sizes), jnp.ones((1, sizes["width"]))
+            structure = describe(params, apply=chain, example=example)
+            measured = measure(structure, params, apply=chain, example=example)
             sample = Sample.of_size(10000, inf_radius=1.0, dimension=sizes["width"])
             for name, bound in BOUNDS.items():
                 logs[name].append(2 * float(bound(measured, sample).terms["log"]))
