@@ -17,9 +17,13 @@ from rankjax.certificates.any_network._predictions import (
     number_of_inputs,
     predictions,
 )
-from rankjax.certificates.any_network._statement import AS_COMPUTED, among, statement
+from rankjax.certificates.any_network._statement import (
+    AS_COMPUTED,
+    StoredGuarantee,
+    among,
+    statement,
+)
 from rankjax.certificates.theorem import Certificate
-from rankjax.certificates.theorem._certificate import fields_of_text, verified
 
 ASSUMPTIONS = (
     "the unlabeled examples are independent draws from the distribution that new ones come from",
@@ -33,7 +37,7 @@ _EXACT_ARITHMETIC = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class DisagreementCertificate(Guarantee):
+class DisagreementCertificate(StoredGuarantee):
     """What ``certify_by`` guarantees: on ``errors`` of ``n`` examples the networks disagree.
 
     Attributes:
@@ -69,17 +73,6 @@ class DisagreementCertificate(Guarantee):
             differ = binomial_upper(self.errors, self.n, self.length(), left)
             context.rounding = ROUND_CEILING
             return min(Decimal(1), Decimal(self.surrogate_value) + differ)
-
-    @classmethod
-    def from_json(cls, text: str) -> DisagreementCertificate:
-        """Read what ``to_json`` wrote, and verify it.
-
-        Raises:
-            ValueError: if the text is not a certificate, or its value does not follow from its
-                numbers.
-        """
-        found, nats = fields_of_text(cls, text, ("assumptions",))
-        return verified(cls(**found), nats)
 
     def __str__(self) -> str:
         rows = [

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from rankjax.certificates._guarantee import Guarantee, check_confidence
+from rankjax.certificates._guarantee import check_confidence
 from rankjax.certificates._lengths import Length, one_of
 from rankjax.certificates.any_network._binomial import binomial_upper
 from rankjax.certificates.any_network._predictions import Apply, predictions
 from rankjax.certificates.any_network._statement import (
     AS_COMPUTED,
     INDEPENDENT,
+    StoredGuarantee,
     among,
     statement,
 )
-from rankjax.certificates.theorem._certificate import fields_of_text, verified
 from rankjax.network.internal import check_labels, number_of_examples
 
 ASSUMPTIONS = (
@@ -30,7 +30,7 @@ ASSUMPTIONS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class HoldOutCertificate(Guarantee):
+class HoldOutCertificate(StoredGuarantee):
     """What ``hold_out`` guarantees: ``errors`` of ``n`` fresh examples are misclassified."""
 
     assumptions: tuple[str, ...] = ASSUMPTIONS
@@ -41,17 +41,6 @@ class HoldOutCertificate(Guarantee):
 
     def _exact(self) -> Decimal:
         return binomial_upper(self.errors, self.n, self.length(), Decimal(self.delta))
-
-    @classmethod
-    def from_json(cls, text: str) -> HoldOutCertificate:
-        """Read what ``to_json`` wrote, and verify it.
-
-        Raises:
-            ValueError: if the text is not a certificate, or its value does not follow from its
-                integers.
-        """
-        found, nats = fields_of_text(cls, text, ("assumptions",))
-        return verified(cls(**found), nats)
 
     def __str__(self) -> str:
         rows = [f"{self.errors} errors on {self.n} fresh labeled examples ({self.empirical:.4f})"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rankjax.certificates._guarantee import Guarantee, check_confidence, check_integer
+from rankjax.certificates._guarantee import check_confidence, check_integer
 from rankjax.certificates._lengths import Length, one_of
 from rankjax.certificates.any_network._binomial import compression_upper
 from rankjax.certificates.any_network._picking import Loss, Picking, PickState, Rounds
@@ -17,10 +17,10 @@ from rankjax.certificates.any_network._predictions import Apply
 from rankjax.certificates.any_network._statement import (
     AS_COMPUTED,
     INDEPENDENT,
+    StoredGuarantee,
     among,
     statement,
 )
-from rankjax.certificates.theorem._certificate import fields_of_text, verified
 from rankjax.network.internal import number_of_examples
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ ASSUMPTIONS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class PickedCertificate(Guarantee):
+class PickedCertificate(StoredGuarantee):
     """What ``pick_to_learn`` guarantees.
 
     ``errors`` are the examples that were not picked and are wrong all the same; 0 unless the rounds
@@ -66,17 +66,6 @@ class PickedCertificate(Guarantee):
     def _exact(self) -> Decimal:
         kept = self.picked + self.errors
         return compression_upper(kept, self.n, self.length(), Decimal(self.delta))
-
-    @classmethod
-    def from_json(cls, text: str) -> PickedCertificate:
-        """Read what ``to_json`` wrote, and verify it.
-
-        Raises:
-            ValueError: if the text is not a certificate, or its value does not follow from its
-                integers.
-        """
-        found, nats = fields_of_text(cls, text, ("assumptions",))
-        return verified(cls(**found), nats)
 
     def __str__(self) -> str:
         rows = [
