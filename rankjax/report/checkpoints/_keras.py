@@ -64,7 +64,7 @@ def read_keras(path: Path) -> tuple[dict[str, np.ndarray], list[LeftOut]]:
         raise
     except Exception as error:  # HDF5 raises errors of many kinds
         raise CheckpointError(
-            f"{shown(str(path))} is truncated or damaged: {shown(str(error))}"
+            f"{shown(str(path))} is HDF5 (Keras), truncated or damaged: {shown(str(error))}"
         ) from None
     return arrays, unread
 
