@@ -12,12 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankjax._jax_internals import is_closed, is_literal, is_open
+from rankjax.certificates._primitives import check_primitive
 
 if TYPE_CHECKING:
     from rankjax._jax_internals import ClosedJaxpr, Jaxpr
 
-_HOST = ("callback", "ffi_call", "custom_call", "outside_call")
-_PRINTS = {"debug_callback", "debug_print"}  # nothing comes back from them
 _NUMBERS_OF = {"integer_pow": ("y",), "gather": ("fill_value",)}  # numbers among the parameters
 
 
@@ -67,8 +66,8 @@ def held_by(closed: ClosedJaxpr, constants: Sequence[Any] = ()) -> Held:
         constants: arrays that were handed in, but are no weights (random keys).
 
     Raises:
-        ValueError: if the function calls out of JAX, where nothing can be counted, or changes
-            arrays in place.
+        ValueError: if the function calls out of JAX or runs Python code of its own, where nothing
+            can be counted, or changes arrays in place.
     """
     arrays: dict[int, Any] = {id(a): a for a in constants}
     scalars = 0
@@ -87,19 +86,14 @@ def held_by(closed: ClosedJaxpr, constants: Sequence[Any] = ()) -> Held:
         note(jaxpr.outvars)
         for eqn in jaxpr.eqns:
             name = eqn.primitive.name
-            if any(part in name for part in _HOST) and name not in _PRINTS:
-                raise ValueError(
-                    f"apply: calls out of JAX by {name!r}; what happens there cannot be certified"
-                )
-            if eqn.effects and name not in _PRINTS:
-                raise ValueError(
-                    f"apply: reads or changes a mutable array by {name!r}; must be a pure function"
-                )
+            check_primitive(eqn)
             note(eqn.invars)
             scalars += sum(eqn.params.get(p) is not None for p in _NUMBERS_OF.get(name, ()))
             for value in eqn.params.values():
                 for inner in value if isinstance(value, tuple | list) else (value,):
-                    if is_closed(inner):
+                    if isinstance(inner, np.ndarray | jax.Array):
+                        arrays[id(inner)] = inner
+                    elif is_closed(inner):
                         look(inner.jaxpr, inner.consts)
                     elif is_open(inner):
                         look(inner, ())

@@ -55,11 +55,14 @@ GUARANTEE, LENGTHS, KL, CONVOLUTION = (
 VERIFY, NEIGHBOR, GUARD = (
     f"certificates/theorem/_{name}.py" for name in ("verify", "neighbor", "guard")
 )
-NEAR, HELD = "certificates/_near.py", "certificates/_held.py"
+NEAR, PRIMITIVES = "certificates/_near.py", "certificates/_primitives.py"
 CHECKS, BESIDE = "test_verify.py", "../test_near.py"
 SEEN = "test_certify.py"
 
 LOST = RULES + "::test_no_bound_underflows,test_numbers_that_products_could_lose_are_refused"
+OWN = "test_breaks.py::test_primitives_that_run_code_of_their_user_are_refused"
+ONE = "test_breaks.py::test_a_function_of_one_example_only_is_refused"
+LONG_LOOPS = "test_breaks.py::test_long_loops_are_refused"
 HEADS = "test_grammar.py::test_heads_are_sound_and_tight"
 LOOPS = "test_grammar.py::test_loops_and_results_of_several"
 MUTANTS = [
@@ -603,11 +606,18 @@ MUTANTS = [
     Mutant(NETWORK, '        check_sizes("params", vector)\n', "", LOST),
     Mutant(NETWORK, 'check_sizes("x", np.asarray(leaf))', "pass", LOST),
     Mutant(
-        HELD,
-        "if eqn.effects and name not in _PRINTS:",
+        PRIMITIVES,
+        "if eqn.effects:",
         "if False:",
         "test_breaks.py::test_functions_that_change_arrays_in_place_are_refused",
     ),
+    Mutant(PRIMITIVES, "value is primitive for m", "value is not None for m", OWN),
+    Mutant(PRIMITIVES, '"exported", ', "", OWN),
+    Mutant(PRIMITIVES, '"pallas", ', "", OWN),
+    Mutant(PRIMITIVES, ', "composite"', "", OWN),
+    Mutant(PRIMITIVES, "if code or any(", "if any(", OWN),
+    Mutant(NETWORK, "if np.shape(found) != (n, self.classes):", "if False:", ONE),
+    Mutant(WALK, "if len(steps) > _MOST_STEPS:", "if False:", LONG_LOOPS),
     Mutant(
         WALK, "if any(tag is None and beyond(value) for value, tag in pairs):", "if False:", LOST
     ),

@@ -98,7 +98,7 @@ class Leaves:
                 raise ValueError(f"params[{path!r}]: got {type(found[path]).__name__}, no array")
             leaf = np.asarray(found[path])
             part = leaf.astype(np.float64).ravel()
-            if leaf.dtype.kind in "iu" and np.any(np.abs(part) > 2**53):
+            if leaf.dtype.kind in "iu" and np.any((leaf > 2**53) | (leaf < -(2**53))):
                 raise ValueError(f"params[{path!r}]: integers beyond 2^53 have no float64")
             parts.append(part)
         vector = np.concatenate(parts)
@@ -369,14 +369,30 @@ class Network:
         return self._logits(weights, x)
 
     def as_it_runs(self, weights: np.ndarray, x: Any) -> Array:
-        """The logits of a batch by ``apply`` itself, in its own types."""
+        """The logits of a batch by ``apply`` itself, in its own types.
+
+        Raises:
+            ValueError: if ``apply`` takes one example only.
+        """
         types = map(_declared_dtype, self._constant)
         arrays = [
             constant if number is None else jnp.asarray(self.leaves.leaf(weights, number), dtype)
             for constant, number, dtype in zip(self._constant, self._which, types, strict=True)
         ]
+        n = len(jax.tree.leaves(x)[0])
         with afresh():
-            return jax.jit(self._run)(arrays, jax.tree.map(jnp.asarray, x))
+            try:
+                found = jax.jit(self._run)(arrays, jax.tree.map(jnp.asarray, x))
+            except Exception as error:  # whatever the function says of shapes that do not fit
+                raise ValueError(
+                    f"apply: must take a batch of {n} examples; it says: {error}"
+                ) from error
+        if np.shape(found) != (n, self.classes):
+            raise ValueError(
+                f"apply: returned {np.shape(found)} for a batch of {n} examples, must be "
+                f"{(n, self.classes)}"
+            )
+        return found
 
 
 def checked_activations(activations: Mapping[str, float] | None) -> dict[str, float]:

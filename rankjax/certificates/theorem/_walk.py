@@ -49,6 +49,7 @@ _CALLS = {
     "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr",
 }  # fmt: skip
 _SEVERAL = {"optimization_barrier", "device_put"}  # as many results as operands
+_MOST_STEPS = 1000  # more would compile for hours
 _PRODUCTS = {"dot_general", "conv_general_dilated"}
 _MULTIPLY = _PRODUCTS | {"mul", "div"}
 
@@ -190,10 +191,11 @@ class Reader:
         """As it is written; constants are computed at once, since rules look at their values."""
         constant = not any(tag is not None for tag in tags)
         constant = constant and not any(isinstance(v, Tracer) for v in values)
-        if not constant and _depends_on_the_batch(eqn):
+        drawn_at_each_reading = eqn.primitive.name == "rng_uniform"
+        if drawn_at_each_reading or (not constant and _depends_on_the_batch(eqn)):
             raise ValueError(
-                f"apply: draws random numbers by {eqn.primitive.name!r} from data, which differ "
-                "from batch to batch; use keys of threefry, or none"
+                f"apply: draws random numbers by {eqn.primitive.name!r} that differ from "
+                "batch to batch; use keys of threefry, or none"
             )
         with jax.ensure_compile_time_eval() if constant else nullcontext():
             pairs = zip(values, eqn.invars, strict=True)
@@ -249,6 +251,11 @@ class Reader:
         split = constants + carried
         carry, carry_tags = values[constants:split], tags[constants:split]
         steps = range(eqn.params["length"])
+        if len(steps) > _MOST_STEPS:
+            raise ValueError(
+                f"apply: a loop of {len(steps)} steps over what depends on weights, must have at "
+                f"most {_MOST_STEPS}: loops are unrolled"
+            )
         collected: dict[int, tuple[list[Any], list[Tag]]] = {}
         for i in reversed(steps) if eqn.params["reverse"] else steps:
             outs, out_tags = self.run(

@@ -10,9 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.experimental import pallas
+from jax.extend.core import Primitive
+from jax.interpreters import batching
 
 from rankjax import describe
 from rankjax.certificates import Network, certify, verify
+from rankjax.certificates.file import count_errors
 
 N = 200
 RNG = np.random.default_rng(0)
@@ -306,6 +310,89 @@ def test_functions_that_leave_jax_are_refused():
 
     with pytest.raises(ValueError, match="apply: calls out of JAX by 'pure_callback'"):
         Network(apply, {"kernel": jnp.eye(2)}, X)
+
+
+def mapped_otherwise():
+    """A function whose rule for vmap holds the table; one example alone gives zeros."""
+
+    @jax.custom_batching.custom_vmap
+    def table(x):
+        return x @ jnp.asarray(TABLE) if len(x) > 1 else 0 * x[:, :2]
+
+    @table.def_vmap
+    def _(axis_size, in_batched, x):
+        return x @ jnp.asarray(TABLE), True
+
+    return table
+
+
+def own_primitive(name, table):
+    primitive = Primitive(name)
+    primitive.def_impl(lambda x: 0 * x[:, :2])
+    primitive.def_abstract_eval(lambda a: jax.core.ShapedArray((a.shape[0], 2), a.dtype))
+    batching.primitive_batchers[primitive] = lambda a, d: (
+        jnp.moveaxis(a[0], d[0], 0) @ jnp.asarray(table),
+        0,
+    )
+    return primitive.bind
+
+
+def exported(x):
+    one = jax.ShapeDtypeStruct((1, 256), X.dtype)
+    return jax.export.export(jax.jit(lambda x: x @ jnp.asarray(TABLE)))(one).call(x)
+
+
+def kernel_of_pallas(x):
+    def write(x, out):
+        out[...] = x[...]
+
+    return pallas.pallas_call(write, out_shape=jax.ShapeDtypeStruct((1, 2), x.dtype))(x[:, :2])
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    {
+        "custom_vmap_call": mapped_otherwise,
+        "shift": lambda: own_primitive("shift", TABLE),
+        "tanh": lambda: own_primitive("tanh", TABLE),
+        "call_exported": lambda: exported,
+        "pallas_call": lambda: kernel_of_pallas,
+        "composite": lambda: lambda x: lax.composite(lambda x: x[:, :2], "own.name")(x),
+        "reduce": lambda: lambda x: lax.reduce(x, 0.0, lambda a, b: a * b + a, (0,))[None, :2],
+    }.items(),
+)
+def test_primitives_that_run_code_of_their_user_are_refused(name, make):
+    function, params = make(), {"kernel": jnp.eye(2)}
+
+    def apply(p, x):
+        return function(x) @ p["kernel"]
+
+    with pytest.raises(ValueError, match=f"apply: uses '{name}', which runs Python code"):
+        Network(apply, params, X)
+    with pytest.raises(ValueError, match=f"apply: uses '{name}', which runs Python code"):
+        count_errors(apply, params, X, Y)
+
+
+def test_a_function_of_one_example_only_is_refused():
+    params = {"kernel": jnp.asarray(TABLE)}
+
+    def alone(p, x):
+        return x.reshape(1, -1) @ p["kernel"]
+
+    def first(p, x):
+        return x[:1] @ p["kernel"]
+
+    for apply, message in ((alone, "must take a batch of 32"), (first, r"returned \(1, 2\) for a")):
+        with pytest.raises(ValueError, match=f"apply: {message}"):
+            certify(describe(params), params, X, Y, apply=apply)
+
+
+def test_long_loops_are_refused():
+    def apply(p, x):
+        return lax.scan(lambda c, _: (c * 0.5, None), x @ p["kernel"], None, length=1001)[0]
+
+    with pytest.raises(ValueError, match="apply: a loop of 1001 steps"):
+        Network(apply, {"kernel": jnp.asarray(TABLE)}, X)
 
 
 def test_functions_that_change_arrays_in_place_are_refused():
