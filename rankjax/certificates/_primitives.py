@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _OUTSIDE = ("callback", "ffi_call", "custom_call", "outside_call")
 _OPAQUE = ("exported", "pallas", "composite")  # programs that a backend compiles in its own way
 _PRINTS = {"debug_callback", "debug_print"}  # nothing comes back from them
-_NO_VALUE = {"policy", "mesh", "ctx_mesh"}  # what is stored and where, not what is computed
 _DERIVATIVES = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}  # code for them only
 _GENERATORS = ("threefry2x32", "rbg", "unsafe_rbg")
 
@@ -44,7 +43,9 @@ def check_primitive(eqn: JaxprEqn) -> None:
             f"apply: reads or changes a mutable array by {name!r}; must be a pure function"
         )
     code = name not in _DERIVATIVES and any(
-        _is_code(value) for key, value in eqn.params.items() if key not in _NO_VALUE
+        _is_code(value)
+        for key, value in eqn.params.items()
+        if key != "policy"  # of a checkpoint: what is kept for the backward pass
     )
     if code or any(part in name for part in _OPAQUE) or not _is_of_jax(eqn.primitive):
         raise ValueError(
@@ -72,7 +73,7 @@ def check_generator(dtype: Any) -> None:
 
 
 def _is_code(value: Any) -> bool:
-    return callable(value) and not isinstance(value, type)
+    return callable(value) and not isinstance(value, type | jax.sharding.Mesh)
 
 
 def _is_of_jax(primitive: Any) -> bool:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.core import ShapedArray
 from jax.experimental import pallas
 from jax.extend.core import Primitive
 from jax.interpreters import batching
@@ -329,7 +330,7 @@ def mapped_otherwise():
 def own_primitive(name, table):
     primitive = Primitive(name)
     primitive.def_impl(lambda x: 0 * x[:, :2])
-    primitive.def_abstract_eval(lambda a: jax.core.ShapedArray((a.shape[0], 2), a.dtype))
+    primitive.def_abstract_eval(lambda a: ShapedArray((a.shape[0], 2), a.dtype))
     batching.primitive_batchers[primitive] = lambda a, d: (
         jnp.moveaxis(a[0], d[0], 0) @ jnp.asarray(table),
         0,
