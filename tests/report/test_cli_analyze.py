@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import rankjax
 from rankjax.bounds import compare
 from rankjax.network import describe
 from rankjax.report import analyze, html_report
@@ -21,6 +22,12 @@ def run(*arguments):
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
+
+
+def test_version_and_completion():
+    assert run("--version").output == f"rankjax {rankjax.__version__}\n"
+    assert "--install-completion" in run("--help").output
+    assert "Exit codes: 0 success" in run("--help").output
 
 
 @pytest.mark.parametrize("name", WRITERS)
