@@ -641,7 +641,7 @@ MUTANTS = [
     ),
     Mutant(
         WALK,
-        "if not constant and _depends_on_the_batch(eqn):",
+        "if drawn_at_each_reading or (not constant and _depends_on_the_batch(eqn)):",
         "if False:",
         "test_breaks.py::test_random_numbers_that_depend_on_the_batch_are_refused",
     ),
@@ -653,8 +653,8 @@ MUTANTS = [
     ),
     Mutant(
         NETWORK,
-        "        with afresh():\n            try:\n",
-        "        with afresh(), jax.enable_x64(True):\n            try:\n",
+        "        with afresh():\n            try:\n                closed, shape",
+        "        with afresh(), jax.enable_x64(True):\n            try:\n                closed, shape",
         "test_breaks.py::test_the_function_is_read_in_the_types_in_which_it_runs",
     ),
     Mutant(ACTS, "abs(number) if not abs(number) <= 1 else 1.0", "max(1.0, abs(number))", LOST),
