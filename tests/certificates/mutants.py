@@ -307,8 +307,14 @@ MUTANTS = [
     ),
     Mutant(
         NODES,
-        "(s[0] - moved, s[1] + moved, *f)",
-        "(s[0], s[1], *f)",
+        "low - jnp.abs(low) * 2.0**-52",
+        "low",
+        RULES + "::test_the_ends_of_an_interval_are_rounded_outward",
+    ),
+    Mutant(
+        NODES,
+        "low, high = s[0] - moved, s[1] + moved",
+        "low, high = s[0], s[1]",
         rule("exp", "log", "square"),
     ),
     Mutant(

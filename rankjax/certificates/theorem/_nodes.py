@@ -113,7 +113,9 @@ def evaluate(
             return jnp.where(room > 0, bound, jnp.inf)
         case "local":
             moved = args[0] * ROOM
-            slope = SLOPES[node.function](s[0] - moved, s[1] + moved, *f)
+            low, high = s[0] - moved, s[1] + moved  # both rounded, so one step outward
+            low, high = low - jnp.abs(low) * 2.0**-52, high + jnp.abs(high) * 2.0**-52
+            slope = SLOPES[node.function](low, high, *f)
             return jnp.where(args[0] == 0, 0.0, times(slope + TINY, args[0]))
     raise AssertionError(node.op)
 

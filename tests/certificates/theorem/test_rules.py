@@ -493,6 +493,21 @@ def test_no_bound_underflows():
     assert found(two, [1e-200, 0.0], sizes) >= Fraction(1, 10**100) * (1 - Fraction(1, 10**12))
 
 
+@pytest.mark.parametrize("function", ["log", "log1p", "rsqrt"])
+def test_the_ends_of_an_interval_are_rounded_outward(function):
+    size, moved = Fraction(1, 2**40), Fraction(1, 2**95)  # less than half a unit of the end's
+    low = jnp.asarray(float(size) - (function == "log1p"))
+    node = Node("local", (0,), (), (0, 1), function=function)
+    if function == "log1p":
+        moved = Fraction(1, 2**55)
+    bound = float(evaluate(node, [jnp.asarray(float(moved))], (low, low)))
+    end = size - moved
+    if function == "rsqrt":  # 1 / (2 end^(3/2))
+        assert (2 * Fraction(bound) / moved) ** 2 * end**3 >= 1
+    else:
+        assert Fraction(bound) * end >= moved
+
+
 def test_numbers_that_products_could_lose_are_refused():
     def of(apply, weight=1.0):
         return Network(apply, {"t": np.array([[weight, -1.0]])}, np.ones((1, 1, 1)))
