@@ -11,6 +11,9 @@ from rankjax.report._matrices_by_name import matrices_by_name as matrices_by_nam
 from rankjax.report._network import Network as Network
 from rankjax.report._network import read_data as read_data
 from rankjax.report._network import read_network as read_network
+from rankjax.report._rank_plan import Cut as Cut
+from rankjax.report._rank_plan import RankPlan as RankPlan
+from rankjax.report._rank_plan import plan_ranks as plan_ranks
 from rankjax.report._sequential import sequential as sequential
 from rankjax.report.checkpoints import Checkpoint as Checkpoint
 from rankjax.report.checkpoints import CheckpointError as CheckpointError

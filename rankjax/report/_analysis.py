@@ -53,6 +53,7 @@ class Row:
         given_rank: of an update of two factors (LoRA), the rank that they allow; else ``None``.
             ``numerical_rank`` is what it uses.
         scale: of an update, what its product is multiplied by; ``None`` if unknown (taken for 1).
+        leaf_path: path of its leaf; of an update, the name of its pair.
     """
 
     path: str
@@ -74,6 +75,7 @@ class Row:
     singular_values: np.ndarray
     given_rank: int | None = None
     scale: float | None = None
+    leaf_path: str = ""
 
     @property
     def parameters(self) -> int:

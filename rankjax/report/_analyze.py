@@ -140,6 +140,7 @@ class _Matrix:
     dtype: np.dtype
     shape: tuple[int, int]
     spectrum: Callable[[], Spectrum]
+    leaf_path: str
     update: Update | None = None
 
     @property
@@ -203,7 +204,7 @@ def _matrices(layer: Layer, leaf: Any, other: Any) -> Iterator[_Matrix]:
             reference = None if other is None else matrices_of(layer, other)[i, j]
             return spectrum_of(matrices_of(layer, leaf)[i, j], reference, stored)
 
-        yield _Matrix(name, layer.shape, leaf.dtype, layer.matrix_shape, spectrum)
+        yield _Matrix(name, layer.shape, leaf.dtype, layer.matrix_shape, spectrum, layer.path)
 
 
 def _products(
@@ -220,7 +221,7 @@ def _products(
             return spectrum_of_product(*factors(update, leaves, i, j), reference)
 
         dtype = leaves[update.left.path].dtype
-        yield _Matrix(name, update.left.shape, dtype, update.shape, spectrum, update)
+        yield _Matrix(name, update.left.shape, dtype, update.shape, spectrum, update.path, update)
 
 
 def _members(layer: Layer, path: str) -> Iterator[tuple[int, int, str]]:
@@ -277,6 +278,7 @@ def _row(one: _Matrix, spectrum: Spectrum, p: tuple[float, ...]) -> Row:
         singular_values=spectrum.sigma,
         given_rank=None if one.update is None else one.update.rank,
         scale=None if one.update is None else one.update.scale,
+        leaf_path=one.leaf_path,
     )
 
 
