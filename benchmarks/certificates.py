@@ -117,7 +117,7 @@ def run(
         )
         print(line(rows[-1]), flush=True)
 
-    params = plain = task.initial
+    params, plain = task.initial, None
     for route in (route for route in ROUTES if route in routes):
         started = time.perf_counter()
         params = train(task, route, settings)
@@ -131,6 +131,7 @@ def run(
     if "file" not in routes:
         return rows
     started = time.perf_counter()
+    plain = train(task, "plain", settings) if plain is None else plain
     schedule = Schedule(epochs=epochs, seed=settings.seed)
     stored = compress(task.structure, plain, x, y, apply=task.apply, schedule=schedule)
     of_file = stored.certificate(task.apply, x, y, tried=tried)
