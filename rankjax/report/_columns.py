@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from rankjax.network import LeftOut
 from rankjax.report._analysis import SHARES, Analysis, Row
+from rankjax.report._rank_plan import Cut, RankPlan
 from rankjax.report.checkpoints import shown
 
 
@@ -61,6 +62,30 @@ def cells(analysis: Analysis, row: Row) -> list[str]:
         change = math.nan if row.relative_change is None else row.relative_change
         found.append(f"{change:.2g}")
     return found
+
+
+PLAN_HEADINGS = ("out x in", "rank", "above noise", "energy", "saved")
+
+
+def plan_line(plan: RankPlan) -> str:
+    """What the recommended ranks save, in a sentence."""
+    before, after = plan.parameters
+    return (
+        f"Recommended: factorize {len(plan.ranks)} of {len(plan.cuts)} leaves; {after:,} of "
+        f"{before:,} parameters remain ({after / max(before, 1):.0%}), {plan.bytes_saved:,} bytes "
+        "saved. The accuracy must be measured."
+    )
+
+
+def plan_cells(cut: Cut) -> list[str]:
+    """The numbers of a leaf, in the order of ``PLAN_HEADINGS``."""
+    out, in_ = cut.shape
+    shape = f"{out} x {in_}" if cut.matrices == 1 else f"{cut.matrices} of {out} x {in_}"
+    saved = cut.parameters - cut.kept
+    return [
+        shape, str(cut.rank) if saved else "full", str(cut.noise_rank), f"{cut.energy:.2%}",
+        f"{saved / cut.parameters:.0%}" if saved else "-",
+    ]  # fmt: skip
 
 
 def _number(value: float) -> str:

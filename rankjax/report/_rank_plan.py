@@ -168,10 +168,11 @@ def _worth(rows: list[Row]) -> np.ndarray:
 
 
 def _energies(row: Row) -> np.ndarray:
-    largest = row.singular_values[0] if len(row.singular_values) else 0.0
-    if largest == 0:
-        return np.zeros(len(row.singular_values))
-    squares = (row.singular_values / largest) ** 2
+    """Shares of the squared Frobenius norm; what is rounding only has none."""
+    sigma = row.singular_values
+    if row.numerical_rank == 0:
+        return np.zeros(len(sigma))
+    squares = np.where(np.arange(len(sigma)) < row.numerical_rank, sigma / sigma[0], 0.0) ** 2
     return squares / np.sum(squares)
 
 
@@ -182,7 +183,7 @@ def _cut(rows: list[Row], rank: int) -> Cut:
         rank = _full_rank(first)
     lost = max(float(np.sum(_energies(row)[rank:])) for row in rows)
     noise = [
-        noise_rank(row.singular_values, *row.shape)
+        min(noise_rank(row.singular_values, *row.shape), row.numerical_rank)
         if row.given_rank is None
         else row.numerical_rank
         for row in rows

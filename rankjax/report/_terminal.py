@@ -10,16 +10,27 @@ from rich.table import Table
 from rich.text import Text
 
 from rankjax.report._analysis import NOTES, Analysis
-from rankjax.report._columns import by_reason, cells, headings, summary_line
+from rankjax.report._columns import (
+    PLAN_HEADINGS,
+    by_reason,
+    cells,
+    headings,
+    plan_cells,
+    plan_line,
+    summary_line,
+)
+from rankjax.report._rank_plan import RankPlan
 from rankjax.report.checkpoints import shown
 
 
-def rich_report(analysis: Analysis) -> Group:
-    """What ``rich.print`` shows: summary, rows, what was left out (by reason), and the notes.
+def rich_report(analysis: Analysis, plan: RankPlan | None = None) -> Group:
+    """What ``rich.print`` shows: summary, ranks to cut to, rows, what was left out, and the notes.
 
     Names come from a file: they are ``Text``, in which nothing is markup.
     """
     parts: list[Any] = [Text(summary_line(analysis))]
+    if plan is not None:
+        parts += [Text(plan_line(plan)), _cuts(plan)]
     if analysis.rows:
         parts.append(_Rows(analysis))
     else:
@@ -33,6 +44,16 @@ def rich_report(analysis: Analysis) -> Group:
         parts += [Text(line) for line in by_reason(analysis.left_out)]
     parts.append(Text("\n".join(NOTES), "dim"))
     return Group(*parts)
+
+
+def _cuts(plan: RankPlan) -> Table:
+    table = Table()
+    table.add_column("path", overflow="fold")
+    for name in PLAN_HEADINGS:
+        table.add_column(name, justify="right", no_wrap=True)
+    for cut in plan.cuts:
+        table.add_row(Text(shown(cut.path)), *plan_cells(cut))
+    return table
 
 
 class _Rows:

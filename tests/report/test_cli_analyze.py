@@ -50,6 +50,22 @@ def test_json_on_standard_output_is_nothing_else(tmp_path):
     assert len(document["matrices"]) == 2
 
 
+def test_recommended_ranks_are_printed_and_written(tmp_path):
+    left, right = np.ones((30, 1)), np.arange(1.0, 41)[None]
+    np.savez(tmp_path / "w.npz", **{"a/kernel": left @ right, "b/kernel": np.eye(20)})  # pyright: ignore[reportArgumentType]
+    result = run("analyze", tmp_path / "w.npz", "--energy", 0.9, "--write", tmp_path / "r.json")
+    assert result.exit_code == 0
+    assert json.loads((tmp_path / "r.json").read_text()) == {"a/kernel": 1}
+    assert "factorize 1 of 2 leaves; 470 of 1,600 parameters remain (29%)" in result.output
+    assert "100.00%" in result.output
+    assert f"ranks: {tmp_path / 'r.json'}" in result.stderr
+    printed = run("analyze", tmp_path / "w.npz", "--budget", 0.3, "--write", "-")
+    assert json.loads(printed.stdout) == {"a/kernel": 1}
+    bad = run("analyze", tmp_path / "w.npz", "--budget", 0.01)
+    assert bad.exit_code == 1
+    assert "budget: got 0.01, rank 1 everywhere needs 0.0688 already" in bad.stderr
+
+
 def test_reference_layout_and_embeddings(tmp_path):
     save_npz(weights(0), tmp_path / "a.npz")
     save_npz(weights(1), tmp_path / "b.npz")

@@ -62,9 +62,6 @@ def test_a_budget_keeps_the_most_energy_among_all_ranks(budget):
     before, after = plan.parameters
     assert before == 240 + 120 + 80
     assert after <= budget * before
-    if budget == 1:
-        assert not plan.ranks
-        return
     spectra = [row.singular_values for row in found.rows]
     shares = [np.cumsum(s**2) / np.sum(s**2) for s in spectra]
 
@@ -94,6 +91,13 @@ def test_the_matrices_of_a_stack_get_one_rank():
 def scanned(params, x):
     first, second = params["layers"]["kernel"]
     return jnp.concatenate([x @ first, x @ second], axis=1)
+
+
+def test_no_budget_goes_to_singular_values_that_are_rounding():
+    names = {"a": [3.0, 2.0], "b": np.ones(40)}
+    params = {name: {"kernel": matrix(40, 60, sigma)} for name, sigma in names.items()}
+    cuts = {cut.path: cut for cut in plan_ranks(analyze(params), budget=0.6).cuts}
+    assert (cuts["a/kernel"].rank, cuts["a/kernel"].noise_rank) == (2, 2)
 
 
 def test_half_precision_counts_two_bytes():
