@@ -18,6 +18,7 @@ from rankjax.certificates._guarantee import check_confidence
 from rankjax.certificates.theorem._counting import limits_of
 from rankjax.certificates.theorem._distances import unit
 from rankjax.certificates.theorem._network import Network
+from rankjax.certificates.theorem._nodes import root
 from rankjax.certificates.theorem._values import Distance, Entries
 from rankjax.matrix import spectral_norm
 from rankjax.network.internal import check_labels, number_of_examples, paths_and_leaves
@@ -139,6 +140,7 @@ def surrogate(
     limits = limits_of(network, slots, y, gains, pairs, distances)
     unit_limits = limits_of(network, slots, y, gains, pairs, _SMALL * sizes) / _SMALL
     scale = jnp.mean(unit_limits, axis=1, keepdims=True)
+    scale = jnp.where(scale > 0, scale, 1)  # a layer of zeros: nothing moves in proportion
     own = jnp.isinf(gaps)  # a class is not its own rival, and infinities have no derivative
     excess = (limits - jnp.where(own, 0, gaps)) / (jnp.asarray(temperature, like) * scale)
     scaled = jnp.where(own, -jnp.inf, excess)
@@ -202,8 +204,12 @@ def _entries(entries: Entries, weights: Array) -> Array:
 
 
 def _row_differences(rows: Array) -> Array:
-    squares = jnp.sum(jnp.square(rows[:, None] - rows[None]), axis=-1)
-    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+    return _length(rows[:, None] - rows[None])
+
+
+def _length(vectors: Array) -> Array:
+    """Norms along the last axis, with derivative 0 at 0."""
+    return root(jnp.sum(jnp.square(vectors), axis=-1))
 
 
 def _expected(distance: Distance, steps: Array) -> Array:
@@ -221,9 +227,9 @@ def _size(distance: Distance, weights: Array) -> Array:
         case "spectral":
             return jnp.max(spectral_norm(found))
         case "norm":
-            return jnp.linalg.norm(found)
+            return _length(found.ravel())
         case "row":
-            return jnp.max(jnp.linalg.norm(found, axis=1))
+            return jnp.max(_length(found))
         case "rows":
             return jnp.max(_row_differences(found))
         case "range":

@@ -122,3 +122,25 @@ def test_every_leaf_needs_a_precision():
     precision.pop("a_bias")
     with pytest.raises(ValueError, match=r"precision: lacks \['a_bias'\]"):
         value(params, precision)
+
+
+@pytest.mark.parametrize("zero", [("c",), ("b",), ("a", "b", "c")])
+def test_layers_of_zeros_have_finite_derivatives(zero):
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = {"a": (6, 8), "b": (8,), "c": (8, 3)}
+    params = {
+        name: jnp.zeros(shape) if name in zero else jax.random.normal(key, shape)
+        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
+    x, y = jax.random.normal(jax.random.key(1), (20, 6)), jnp.arange(20) % 3
+
+    def apply(p, x):
+        return jax.nn.relu(x @ p["a"] + p["b"][None]) @ p["c"]
+
+    network = trace_network(params, x, apply=apply)
+
+    def loss(params, precision):
+        return surrogate(network, params, x, y, precision=precision, n=1000).value
+
+    value, slopes = jax.value_and_grad(loss, (0, 1))(params, dict.fromkeys(params, 4.0))
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves((value, slopes)))
