@@ -155,12 +155,25 @@ def project_spectral_norm(
 
 
 def project_rank(
-    structure: StructureOrFunction, rank: PerLayer, *, every: Whole | None = None
+    structure: StructureOrFunction,
+    rank: PerLayer,
+    *,
+    by: Whole = 1,
+    every: Whole | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Keeps only the ``rank`` largest singular values of every matrix. Put it last in the chain.
+    """Keeps the ``rank`` largest singular values of every matrix; the others shrink until ``by``.
+
+    At the ``j``-th of the ``N`` turns up to the step ``by``, all singular values but the ``rank``
+    largest are multiplied by ``(N - j) / (N - j + 1)``: left alone they would fall along a straight
+    line to 0, and whatever the optimizer adds to them on the way falls with them. From ``by`` on
+    every turn sets them to 0. There is no strength to tune, and the large ones are never touched.
+    Put it last in the chain, and ``factorize`` with these ranks afterwards.
 
     Args:
-        rank: the largest rank; the nearest whole number counts.
+        rank: the largest rank, where the nearest whole number counts; below 1 a share of the
+            smaller side, rounded down, at least rank 1. ``RankPlan.ranks`` of a checkpoint
+            (``rankjax.report.plan_ranks``) shares out a budget of parameters.
+        by: the step at which the rank is reached. Default: at once.
 
     Shared arguments: see ``rankjax.training``.
 
@@ -175,7 +188,7 @@ def project_rank(
         2
     """
     check_non_negative(rank, "rank")
-    return _after(structure, _Rank(), rank, {}, every, "rank")
+    return _after(structure, _Rank(), rank, {"by": whole(by, "by")}, every, "rank")
 
 
 def _after(
@@ -251,9 +264,15 @@ class _Ball(_Towards):
 
 
 @dataclass(frozen=True)
-class _Rank(_Towards):
+class _Rank(Rule):
     per_step: ClassVar[bool] = False
 
-    def goal(self, batch: Array, strength: Array, numbers: Mapping[str, Any]) -> Array:
-        ranks = jnp.rint(strength).astype(jnp.result_type(int))
-        return jax.vmap(lambda a, rank: nearest_of_rank(a, rank))(batch, ranks)
+    def change(
+        self, batch: Array, kept: Any, strength: Array, count: Array, numbers: Mapping[str, Any]
+    ) -> tuple[Array, Any]:
+        of_side = jnp.maximum(jnp.floor(strength * batch.shape[-1]), 1)
+        share = (strength > 0) & (strength < 1)
+        ranks = jnp.where(share, of_side, jnp.rint(strength)).astype(jnp.result_type(int))
+        goal = jax.vmap(lambda a, rank: nearest_of_rank(a, rank))(batch, ranks)
+        turns_left = jnp.maximum(-((count + 1 - numbers["by"]) // numbers["every"]), 0)
+        return (goal - batch) / (turns_left + 1).astype(batch.dtype), kept

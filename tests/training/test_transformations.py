@@ -313,3 +313,58 @@ def test_projections_and_proximal_steps_reach_their_sets():
         np.testing.assert_allclose(new[2:], 0, atol=1e-12)
     for old, new in zip(before, after(proximal_schatten(STRUCTURE, 0.5, p=1.0)), strict=True):
         np.testing.assert_allclose(new, np.maximum(old - 0.5, 0), atol=1e-12)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_rank_is_reached_along_a_straight_line(every):
+    params = tree(jnp.float64)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    by = 12
+    transformation = project_rank(STRUCTURE, 2, by=by, every=every)
+    start = np.linalg.svd(params["a"]["kernel"], compute_uv=False)
+    state = transformation.init(params)
+    for step in range(1, by + 4):
+        updates, state = jax.jit(transformation.update)(zero, state, params)
+        params = optax.apply_updates(params, updates)
+        done = step // every * every
+        expected = start * np.where(np.arange(4) < 2, 1, max(0, 1 - done / by))
+        found = np.linalg.svd(params["a"]["kernel"], compute_uv=False)
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_a_turn_that_does_not_fall_on_the_step_is_the_next_one():
+    params = tree(jnp.float64)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    transformation = project_rank(STRUCTURE, 2, by=5, every=4)
+    state = transformation.init(params)
+    ranks = []
+    for _ in range(8):
+        updates, state = transformation.update(zero, state, params)
+        params = optax.apply_updates(params, updates)
+        ranks.append(np.linalg.matrix_rank(params["b"]["kernel"]))
+    assert ranks == [6] * 7 + [2]
+
+
+def test_a_share_of_the_rank():
+    params = tree(jnp.float64)
+    zero = jax.tree.map(jnp.zeros_like, params)
+
+    def rank_after(share):
+        transformation = project_rank(STRUCTURE, share)
+        updates, _ = transformation.update(zero, transformation.init(params), params)
+        new = optax.apply_updates(params, updates)
+        return [np.linalg.matrix_rank(new[name]["kernel"]) for name in "ab"]
+
+    assert rank_after(0.5) == [2, 3]
+    assert rank_after(0.1) == [1, 1]
+    assert rank_after(1) == [1, 1]
+    assert rank_after({"b/*": 0.9}) == [4, 5]
+
+
+def test_the_optimizer_does_not_keep_a_rank_from_being_reached():
+    params = tree(jnp.float64)
+    chain = optax.chain(optax.sgd(0.1), project_rank(STRUCTURE, 2, by=20))
+    early, state = run(chain, params, steps=10)
+    assert np.linalg.matrix_rank(early["b"]["kernel"]) == 6
+    late, _ = run_from(chain, early, state, steps=15)
+    assert all(np.linalg.matrix_rank(late[name]["kernel"]) == 2 for name in "ab")
