@@ -170,7 +170,7 @@ def project_rank(
     Put it last in the chain, and ``factorize`` with these ranks afterwards.
 
     Args:
-        rank: the largest rank, where the nearest whole number counts; below 1 a share of the
+        rank: the largest rank, where the nearest whole number counts; below 0.999 a share of the
             smaller side, rounded down, at least rank 1. ``RankPlan.ranks`` of a checkpoint
             (``rankjax.report.plan_ranks``) shares out a budget of parameters.
         by: the step at which the rank is reached. Default: at once.
@@ -271,7 +271,8 @@ class _Rank(Rule):
         self, batch: Array, kept: Any, strength: Array, count: Array, numbers: Mapping[str, Any]
     ) -> tuple[Array, Any]:
         of_side = jnp.maximum(jnp.floor(strength * batch.shape[-1]), 1)
-        share = (strength > 0) & (strength < 1)
+        # A schedule that ends at rank 1 may fall short of it by its rounding.
+        share = (strength > 0) & (strength < 0.999)
         ranks = jnp.where(share, of_side, jnp.rint(strength)).astype(jnp.result_type(int))
         goal = jax.vmap(lambda a, rank: nearest_of_rank(a, rank))(batch, ranks)
         turns_left = jnp.maximum(-((count + 1 - numbers["by"]) // numbers["every"]), 0)
