@@ -6,12 +6,13 @@ import csv
 import io
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from rankjax.network import LeftOut
+from rankjax.report._sorting import SortKey, sorted_rows
 from rankjax.report.checkpoints import shown
 
 SHARES = (90, 95, 99)  # percent of the energy
@@ -114,6 +115,15 @@ class Analysis:
     def updates(self) -> tuple[Row, ...]:
         """The rows that are products of two factors (LoRA)."""
         return tuple(row for row in self.rows if row.given_rank is not None)
+
+    def sorted(self, by: SortKey = "path") -> Analysis:
+        """The same with its rows in the order of a column, the largest value first.
+
+        ``"path"`` is the natural order, ``"size"`` that of the entries, ``"saved"`` that of the
+        share saved at 90 %; ``"schatten"`` and ``"soft"`` are those of the first p. Values that
+        are not defined come last.
+        """
+        return replace(self, rows=sorted_rows(self.rows, by))
 
     def summary(self) -> dict[str, Any]:
         """Totals: matrices, parameters, and what factorizations would save."""

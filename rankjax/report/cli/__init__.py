@@ -41,7 +41,7 @@ def main(
 ) -> None:
     """Ranks, bounds and guarantees of trained weights.
 
-    Exit codes: 0 success; 1 unusable input, explained in one line; 2 bad usage.
+    Exit codes: 0 success; 1 unusable input, explained in one line; 2 bad usage; 130 Ctrl-C.
     """
 
 
