@@ -179,6 +179,8 @@ def test_compare_is_the_table_of_the_library(network, tmp_path):
         assert words in done.stdout
     same_bounds(json.loads((tmp_path / "t.json").read_text()), expected, 1e-3)
     assert "| rank_sparse |" in (tmp_path / "t.md").read_text()
+    written = [line for line in done.stderr.splitlines() if line.startswith("written: ")]
+    assert written == ["written: t.json", "written: t.md", "written: r.html"]
     page = (tmp_path / "r.html").read_text()
     assert 'id="bounds"' in page
     assert 'id="spectra"' in page

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from rankjax import bounds, report
+from rankjax.report._bounds_terminal import rich_bounds, rich_structure
 from rankjax.report.cli._opened import opened
 from rankjax.report.cli._options import (
     ApplyOption,
@@ -52,10 +53,10 @@ def compare(
         )  # fmt: skip
         if not outputs.printed:
             out = console()
-            out.print(str(network.structure))
-            out.print(str(table.sorted()))
+            out.print(rich_structure(network.structure))
+            out.print(rich_bounds(table))
         outputs.write("--json", table.to_json)
-        outputs.write("--markdown", lambda: report.markdown_table(table, breakdown=True))
+        outputs.write("--markdown", lambda: report.markdown_table(table.sorted(), breakdown=True))
 
         def page() -> str:
             with progress_bar() as progress:
