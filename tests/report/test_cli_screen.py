@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from rankjax.bounds import compare
+from rankjax.bounds import Kind, compare
 from rankjax.network import describe
 from rankjax.report import analyze, plan_ranks
 from rankjax.report._bounds_terminal import rich_bounds, rich_structure
@@ -51,7 +51,8 @@ def test_the_tables_of_compare_are_apart_and_not_cut():
     assert max(map(len, (layers + text).splitlines())) <= 80
     assert "Lipschitz after" in layers
     explicit, dominant = text.split("Dominant terms, for comparison only")
-    for part, kind in ((explicit, "explicit"), (dominant, "dominant")):
+    kinds: tuple[Kind, Kind] = ("explicit", "dominant")
+    for part, kind in zip((explicit, dominant), kinds, strict=True):
         rows = [line.split("│") for line in part.splitlines() if line.startswith("│")]
         assert [row[1].strip() for row in rows] == [
             r.name for r in table.sorted().only(kind).results

@@ -20,6 +20,7 @@ except ImportError as error:  # pragma: no cover - needs an environment without 
 from rankjax.report.cli._analyze import analyze
 from rankjax.report.cli._certify import certify
 from rankjax.report.cli._compare import compare
+from rankjax.report.cli._lipschitz import KNOWN
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -46,5 +47,5 @@ def main(
 
 
 app.command()(analyze)
-app.command()(compare)
-app.command()(certify)
+app.command(epilog=KNOWN)(compare)
+app.command(epilog=KNOWN)(certify)

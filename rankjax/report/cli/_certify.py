@@ -7,12 +7,14 @@ from typing import Annotated
 import typer
 
 from rankjax import certificates
+from rankjax.report.cli._lipschitz import constants
 from rankjax.report.cli._opened import opened
 from rankjax.report.cli._options import (
     ApplyOption,
     DataOption,
     JsonOption,
     LayoutOption,
+    LipschitzOption,
     PathArgument,
     ReferenceOption,
     SequentialOption,
@@ -32,6 +34,7 @@ def certify(
     tried: Annotated[
         int, typer.Option(min=1, help="Architectures or codes tried on this sample.")
     ] = 1,
+    lipschitz: LipschitzOption = [],  # noqa: B006 - typer reads it, nothing changes it
     json: JsonOption = None,
 ) -> None:
     """A bound on the true error of a checkpoint, with every constant.
@@ -40,9 +43,12 @@ def certify(
     """
     with clear_errors():
         outputs = Outputs([path, data, reference], json=json)
-    with opened(path, data, apply, sequential, layout, reference) as (network, x, y):
+        told = constants(lipschitz)
+    with opened(path, data, apply, sequential, layout, reference, told) as (network, x, y):
         mine = (network.structure, network.params, x, y)
-        options = {"apply": network.apply, "reference": network.reference}
+        options = {
+            "apply": network.apply, "reference": network.reference, "activations": told,
+        }  # fmt: skip
         found = certificates.certify(*mine, delta=delta, tried=tried, **options)
         certificates.verify(found, *mine, **options)
         if not outputs.printed:

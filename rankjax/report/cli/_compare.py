@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
 from rankjax import bounds, report
 from rankjax.report._bounds_terminal import rich_bounds, rich_structure
+from rankjax.report.cli._lipschitz import constants
 from rankjax.report.cli._opened import opened
 from rankjax.report.cli._options import (
     ApplyOption,
@@ -15,6 +17,7 @@ from rankjax.report.cli._options import (
     HtmlOption,
     JsonOption,
     LayoutOption,
+    LipschitzOption,
     MarkdownOption,
     PathArgument,
     ReferenceOption,
@@ -35,6 +38,7 @@ def compare(
         float | None, typer.Option(help="The margin; default: the one that costs 1 % accuracy.")
     ] = None,
     delta: Annotated[float, typer.Option(help="Confidence of the explicit bounds.")] = 0.05,
+    lipschitz: LipschitzOption = [],  # noqa: B006 - typer reads it, nothing changes it
     json: JsonOption = None,
     markdown: MarkdownOption = None,
     html: HtmlOption = None,
@@ -46,11 +50,16 @@ def compare(
     """
     with clear_errors():
         outputs = Outputs([path, data, reference], json=json, markdown=markdown, html=html)
-    with opened(path, data, apply, sequential, layout, reference) as (network, x, y):
+        told = constants(lipschitz)
+    with opened(path, data, apply, sequential, layout, reference, told) as (network, x, y):
         table = bounds.compare(
             network.structure, network.params, x, y, apply=network.apply,
             reference=network.reference, gamma=gamma, delta=delta,
         )  # fmt: skip
+        if told:
+            given = ", ".join(f"{name} is {c:g}-Lipschitz" for name, c in told.items())
+            fact = ("Given by --lipschitz, not proved", given)
+            table = replace(table, facts=(*table.facts, fact))
         if not outputs.printed:
             out = console()
             out.print(rich_structure(network.structure))

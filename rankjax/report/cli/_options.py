@@ -59,3 +59,11 @@ SequentialOption = Annotated[
     str | None,
     typer.Option(help='The network in words, such as "dense relu dense", in place of --apply.'),
 ]
+LipschitzOption = Annotated[
+    list[str],
+    typer.Option(
+        metavar="NAME=NUMBER",
+        help="Lipschitz constant of an activation, a jitted function that --apply calls by this "
+        "name; you vouch for it. Repeatable.",
+    ),
+]
