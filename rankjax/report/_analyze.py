@@ -13,8 +13,9 @@ import numpy as np
 from rankjax._arguments import positive
 from rankjax.network import Layer, LeftOut, Reason, Structure
 from rankjax.network.internal import check_structure, paths_and_leaves
-from rankjax.report._analysis import SHARES, Analysis, Row
+from rankjax.report._analysis import SHARES, Analysis
 from rankjax.report._matrices_by_name import Layout, guessed_layout, is_floating, matrices_by_name
+from rankjax.report._row import Row
 from rankjax.report._scaled import with_scales
 from rankjax.report._selection import Selection
 from rankjax.report._spectra import (

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from rankjax._arguments import one_of
 from rankjax.network.internal import natural_order
-
-if TYPE_CHECKING:
-    from rankjax.report._analysis import Row
+from rankjax.report._row import Row
 
 SortKey = Literal[
     "path", "size", "spectral", "frobenius", "schatten", "rank", "stable", "effective", "soft",
