@@ -78,7 +78,7 @@ def test_a_dash_is_standard_output(folder):
     assert run("analyze", "w.npz", "--html", "-").stdout.startswith("<!DOCTYPE html>")
     both = run("compare", *network, "--markdown", "-", "--json", "t.json")
     assert both.exit_code == 0, both.stderr
-    assert both.stdout.startswith("| bound | kind |")
+    assert both.stdout.startswith("**Explicit bounds**\n\n| bound | kind |")
     assert both.stderr == "written: t.json\n"
     assert json.loads(run("certify", *network, "--json", "-").stdout)["n"] == 40
 
