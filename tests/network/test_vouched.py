@@ -82,6 +82,7 @@ def test_inside_a_scan_and_twice_in_a_row():
 
     found = describe(PARAMS, apply=apply, example=X, activations={"bump": 1.5})
     assert {layer.path: layer.lipschitz for layer in found.layers}["b"] == 2.25
+    assert not found.outside
 
 
 @pytest.mark.parametrize(
