@@ -6,7 +6,8 @@ of ``jax.interpreters`` and ``jax._src``.
 * ``ClosedJaxpr``, ``Jaxpr``, ``JaxprEqn``: ``network`` follows the weights through the traced
   program of ``apply``, equation by equation, and ``certificates`` has a rule for each primitive.
   Only types and their documented fields are used; no primitive is defined.
-* ``jaxpr_as_fun``: ``certificates`` evaluates the program that it traced, and no other.
+* ``jaxpr_as_fun``: ``certificates`` evaluates the program that it traced, and no other;
+  ``network`` evaluates an activation of given constant at 0.
 
 The module takes a tenth of a second to import (it brings Pallas along), so it is imported for type
 checkers, and when a program is evaluated; what a program holds is told by its fields.

@@ -23,6 +23,7 @@ from rankjax.bounds._rank_sparse import rank_sparse
 from rankjax.bounds._result import BoundResult, Inapplicable
 from rankjax.bounds._spectral import spectral
 from rankjax.bounds._table import Table
+from rankjax.bounds._undefined import dead_layers, why_undefined
 from rankjax.matrix import SingularValueMethod
 from rankjax.network import Cushions, Measured, Perturbed, Sample, Structure, measure
 from rankjax.network.internal import check_structure, positive_margin
@@ -69,6 +70,7 @@ def compare(
         ``Table``. A bound that needs something the sample does not have is left out, with the
         reason; so are the explicit bounds of a network that is no chain of its layers
         (``structure.outside``). Of a structure described by names, they say what they assume.
+        ``facts`` says which values are NaN, and why.
 
     Raises:
         ValueError: neither a sample nor data, both, a margin that is not positive, or parameters
@@ -86,7 +88,8 @@ def compare(
         few = jax.tree.map(lambda a: a[:cushion_examples], x)
         if all(layer.uses == 1 and layer.stacked == 1 for layer in structure.layers):
             sample = sample.with_cushions(Cushions.from_data(structure, params, few, apply=apply))
-    margin = float(sample.margin_at(margin_share) if gamma is None else positive_margin(gamma))
+    margin = _margin(sample, margin_share, structure, params) if gamma is None else gamma
+    margin = float(positive_margin(margin))
     example = None if x is None else jax.tree.map(lambda a: a[:1], x)
     measured = measure(
         structure, params, reference=reference, method=method,
@@ -95,9 +98,19 @@ def compare(
     results, left_out = all_bounds(measured, sample, gamma=margin, delta=delta)
     if perturbed is not None:
         results += (pac_bayes_gaussian(measured, sample, perturbed=perturbed, delta=delta),)
-    return Table(
-        (*results, *more), margin, int(jnp.asarray(sample.n)), left_out, facts_of(structure)
-    )
+    results = (*results, *more)
+    facts = facts_of(structure) + why_undefined(results, structure, params)
+    return Table(results, margin, int(jnp.asarray(sample.n)), left_out, facts)
+
+
+def _margin(sample: Sample, share: float, structure: Structure, params: Any) -> ArrayLike:
+    try:
+        return sample.margin_at(share)
+    except ValueError as error:
+        dead = dead_layers(structure, params)
+        if not dead:
+            raise
+        raise ValueError(f"{error}; the weights of {', '.join(dead)} are 0 everywhere") from None
 
 
 def facts_of(structure: Structure) -> tuple[tuple[str, Any], ...]:

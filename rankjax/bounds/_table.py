@@ -98,9 +98,12 @@ class Table:
         ]
 
     def remarks(self) -> list[str]:
-        """The facts and what was left out, one sentence each."""
+        """The facts and what was left out, one sentence per fact and per reason."""
         facts = [f"{name}: {value}." for name, value in self.facts]
-        return facts + [f"Left out: {name} ({why})." for name, why in self.left_out]
+        groups: dict[str, list[str]] = {}
+        for name, why in self.left_out:
+            groups.setdefault(why, []).append(name)
+        return facts + [f"Left out: {'; '.join(names)} ({why})." for why, names in groups.items()]
 
     def to_json(self) -> str:
         """Everything, the terms and the parts included; what is not finite becomes a string."""

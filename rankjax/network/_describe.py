@@ -17,6 +17,7 @@ from rankjax.network._structure import Layer, Structure, check_both, check_real
 from rankjax.network._traced_layers import layers_of, outside_of
 from rankjax.network._tracing import Trace, trace_uses
 from rankjax.network._view import View
+from rankjax.network._vouched import checked_activations
 
 Axes = View | tuple[Sequence[int], Sequence[int]]
 Mask = Any  # a predicate of (path, leaf), or a (prefix) tree of bools; True means included
@@ -30,6 +31,7 @@ def describe(
     axes: Mapping[str, Axes] | None = None,
     mask: Mask = None,
     lipschitz: float | Mapping[str, float] | None = None,
+    activations: Mapping[str, float] | None = None,
 ) -> Structure:
     """Find the weight matrices of a parameter tree.
 
@@ -55,13 +57,17 @@ def describe(
             mapping from paths. ``None``, and for other paths: what the traced program shows, at
             least 1 (ReLU, tanh and max over disjoint windows have 1, GELU 1.13, SiLU 1.1); an
             activation of unknown constant is in ``outside``. Without ``apply``: 1.
+        activations: Lipschitz constants of jitted functions by name, e.g. ``{"swish2": 1.2}``, for
+            activations that the library does not know. You vouch for the constant, and that the
+            function acts on each entry alone; whether it is 0 at 0 is evaluated.
 
     Returns:
         A static ``Structure``. Layers come in the order of use, or in natural order of their paths.
 
     Raises:
         ValueError: if the tree holds no matrix, the mask leaves none, a path is unknown, a matrix
-            is complex, or only one of ``apply`` and ``example`` is given.
+            is complex, only one of ``apply`` and ``example`` is given, or an activation of
+            ``activations`` is never met.
 
     Example:
         >>> import jax.numpy as jnp
@@ -79,12 +85,15 @@ def describe(
     if isinstance(lipschitz, Mapping):
         _check_paths("lipschitz", lipschitz, shapes)
     check_both(apply, example)
+    vouched = checked_activations(activations)
+    if vouched and apply is None:
+        raise ValueError("activations: names functions that apply calls; give apply and example")
     found: dict[str, Layer | LeftOut] = {}
     facts = None
     if apply is None:
         found = layers_by_name(dict(leaves))
     else:
-        facts = _trace(params, example, apply)
+        facts = _trace(params, example, apply, vouched)
         found = layers_of(facts, shapes)
     for path, given in (axes or {}).items():
         view = given if isinstance(given, View) else View(tuple(given[0]), tuple(given[1]))
@@ -139,10 +148,16 @@ def describe(
     )
 
 
-def _trace(params: Any, example: Any, apply: Callable[[Any, Any], Any]) -> Trace:
+def _trace(
+    params: Any,
+    example: Any,
+    apply: Callable[[Any, Any], Any],
+    activations: Mapping[str, float],
+) -> Trace:
     arrays, skeleton = split_arrays(params)
     abstract = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
-    return trace_uses(lambda p, x: apply(skeleton.fill(p), x), abstract, one_of(example)).trace
+    one = one_of(example)
+    return trace_uses(lambda p, x: apply(skeleton.fill(p), x), abstract, one, activations).trace
 
 
 def _check_lipschitz(path: str, constant: float) -> None:

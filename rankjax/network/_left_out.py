@@ -38,6 +38,8 @@ class Reason(Enum):
     NOT_FINITE = "holds entries that are not finite"
     NO_REFERENCE = "not in the reference"
     FAILED = "could not be decomposed"
+    NOT_CHOSEN = "not chosen by only or skip"
+    TOO_LARGE = "more entries than max_size"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ Equations are numbered in the order in which they are met; those of a loop's bod
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from rankjax.network._expressions import Expression, Loop
 from rankjax.network._links import Link, of_activation, of_one, of_two, shape_of
 from rankjax.network._tags import Data, Member, Tag, Weight, joined, move
 from rankjax.network._view import View
+from rankjax.network._vouched import Vouched, link_of
 
 if TYPE_CHECKING:  # jax.extend imports Pallas, a tenth of a second
     from rankjax._jax_internals import ClosedJaxpr, Jaxpr, JaxprEqn
@@ -116,7 +117,12 @@ class Program:
     shapes: Any
 
 
-def trace_uses(apply: Callable[[Any, Any], Any], params: Any, x: Any) -> Program:
+def trace_uses(
+    apply: Callable[[Any, Any], Any],
+    params: Any,
+    x: Any,
+    activations: Mapping[str, float] | None = None,
+) -> Program:
     """Trace ``apply(params, x)`` for a batch of one example; arrays may be abstract."""
     closed, shapes = jax.make_jaxpr(apply, return_shape=True)(params, x)
     tags: list[Tag] = [
@@ -124,8 +130,9 @@ def trace_uses(apply: Callable[[Any, Any], Any], params: Any, x: Any) -> Program
         for i, leaf in enumerate(jax.tree.leaves(params))
     ]
     data = [Data(node=("input", i)) for i in range(len(jax.tree.leaves(x)))]
-    tracer = Tracer()
+    tracer = Tracer(vouched=Vouched(activations or {}))
     outs = tracer.closed(closed, [*tags, *data])
+    tracer.vouched.check_all_met()
     tracer.trace.output = tracer.ends(outs)
     return Program(closed, tracer.trace, shapes)
 
@@ -138,6 +145,7 @@ class Tracer:
     number: int = 0
     loops: tuple[Loop, ...] = ()
     met: set[Any] = field(default_factory=set)  # nodes of data that have met parameters
+    vouched: Vouched = field(default_factory=Vouched)
 
     def closed(self, closed: ClosedJaxpr, tags: Sequence[Tag]) -> list[Tag]:
         consts = [_fixed(value) for value in closed.consts]
@@ -153,14 +161,23 @@ class Tracer:
             return _fixed(atom.val) if is_literal(atom) else env[atom]
 
         for eqn in jaxpr.eqns:
-            outs = self.equation(eqn, [read(atom) for atom in eqn.invars])
+            given = [read(atom) for atom in eqn.invars]
+            outs = self.equation(eqn, given)
             match = matches.get(eqn.outvars[0]) if len(outs) == 1 else None
-            if match is not None and isinstance(before := read(match.variable), Data):
+            constant = self.vouched.constant(eqn, given)
+            if constant is not None:
+                before = next(tag for tag in given if isinstance(tag, Data))
+                if before.node is None:
+                    outs = [self.after(before, link_of(eqn, constant, before, outs[0]))]
+            elif match is not None and isinstance(before := read(match.variable), Data):
                 number = None if match.number is None else read(match.number)
                 value = number.expression.number() if isinstance(number, Weight) else None
                 known = match.number is None or value is not None
-                found = of_activation(match.name, 0.0 if value is None else float(value))
-                outs = [self.after(before, found if known else of_two(match.name))]
+                link = of_activation(match.name, 0.0 if value is None else float(value))
+                if known and not link.problem:
+                    factor = self.vouched.instead_of(match.name, link.factor)
+                    link = replace(link, factor=factor)
+                outs = [self.after(before, link if known else of_two(match.name))]
             env.update(zip(eqn.outvars, outs, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
 
@@ -332,7 +349,7 @@ class Tracer:
 
         outer, used = self.loops, set(self.trace.uses)
         for attempt in range(16):
-            outs = follow(Tracer(met=set(self.met)))[:n_carry]
+            outs = follow(Tracer(met=set(self.met), vouched=self.vouched))[:n_carry]
             new = [
                 old
                 if k in counters and isinstance(old, Weight)

@@ -26,3 +26,4 @@ from rankjax.network._sample import positive_margin as positive_margin
 from rankjax.network._spread import spread as spread
 from rankjax.network._structure import check_structure as check_structure
 from rankjax.network._tracing import scan_counts as scan_counts
+from rankjax.network._vouched import checked_activations as checked_activations

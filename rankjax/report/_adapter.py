@@ -15,6 +15,7 @@ from rankjax.network.internal import paths_and_leaves
 from rankjax.report._matrices_by_name import matrices_by_name
 from rankjax.report._spectra import energy_rank
 from rankjax.report._updates import Update, factor_place, matrices_of, module_of, take_updates
+from rankjax.report._whole_files import whole_file, write_whole
 from rankjax.report.checkpoints import Checkpoint, CheckpointError, load
 
 _FILE, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -116,8 +117,7 @@ def _write(folder: Path, leaves: Mapping[str, np.ndarray], config: Mapping[str, 
 
     folder.mkdir(parents=True, exist_ok=True)
     contiguous = {path: np.ascontiguousarray(leaf) for path, leaf in leaves.items()}
-    partial = folder / f"{_FILE}.partial"
-    save_file(contiguous, partial, metadata={"format": "pt"})
-    if config:
-        (folder / _CONFIG).write_text(json.dumps(dict(config), indent=2), encoding="utf-8")
-    partial.replace(folder / _FILE)
+    with whole_file(folder / _FILE) as partial:
+        save_file(contiguous, partial, metadata={"format": "pt"})
+        if config:
+            write_whole(folder / _CONFIG, json.dumps(dict(config), indent=2))

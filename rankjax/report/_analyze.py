@@ -13,9 +13,11 @@ import numpy as np
 from rankjax._arguments import positive
 from rankjax.network import Layer, LeftOut, Reason, Structure
 from rankjax.network.internal import check_structure, paths_and_leaves
-from rankjax.report._analysis import SHARES, Analysis, Row
+from rankjax.report._analysis import SHARES, Analysis
 from rankjax.report._matrices_by_name import Layout, guessed_layout, is_floating, matrices_by_name
+from rankjax.report._row import Row
 from rankjax.report._scaled import with_scales
+from rankjax.report._selection import Selection
 from rankjax.report._spectra import (
     Spectrum,
     energy_rank,
@@ -39,6 +41,9 @@ def analyze(
     structure: Structure | None = None,
     embeddings: bool = False,
     reference: Any = None,
+    only: str | Sequence[str] = (),
+    skip: str | Sequence[str] = (),
+    max_size: int | None = None,
     progress: Progress | None = None,
 ) -> Analysis:
     """Norms, ranks, tail and possible savings of every weight matrix.
@@ -53,6 +58,11 @@ def analyze(
         embeddings: measure tables of embeddings, too.
         reference: like ``params``; measures ``A - M`` in place of ``A``. Leaves that are not
             in both with the same shape are left out.
+        only: patterns of paths, such as ``"*attn*"``; measured is what matches one of them. A
+            pattern covers the whole path: ``*`` stands for any characters, ``/`` too, ``?`` for
+            one, ``[ab]`` for one of these. A path matches itself.
+        skip: patterns of paths to leave out, also of those that ``only`` chooses.
+        max_size: leave out matrices (updates: pairs of factors) with more entries.
         progress: called with (matrices done, matrices, path) after each.
 
     Pairs of LoRA factors, under the names of every common library, are measured as the update
@@ -61,12 +71,14 @@ def analyze(
     scales beside them.
 
     Returns:
-        ``Analysis``. Leaves with NaN or infinite entries are listed, not measured.
+        ``Analysis``. Leaves with NaN or infinite entries are listed, not measured. What ``only``,
+        ``skip`` and ``max_size`` leave out is not decomposed.
 
     Raises:
         CheckpointError: a path that cannot be read.
         ValueError: an unknown layout, a p that is not positive, layout or embeddings together with
-            a structure, a structure that does not fit.
+            a structure, a structure that does not fit, a pattern that matches no matrix, a
+            ``max_size`` below 1.
 
     Cost: one decomposition per matrix (singular values alone, float64).
 
@@ -80,6 +92,7 @@ def analyze(
         positive(one, "p")
     if structure is not None and (layout is not None or embeddings):
         raise ValueError("structure: says itself what is a matrix; give no layout, no embeddings")
+    selection = Selection.of(only, skip, max_size)
     checkpoint = _checkpoint(params)
     leaves = _arrays(checkpoint)
     if structure is None:
@@ -91,6 +104,7 @@ def analyze(
     updates, structure = take_updates(structure, leaves, checkpoint.adapter)
     base = None if reference is None else _checkpoint(reference)
     left_out = [*structure.left_out, *checkpoint.unread]
+    selection.check([one.path for one in (*structure.layers, *updates)], left_out)
     bad, bad_paths = _not_finite(leaves)
     stored, refused = _with_scales(leaves, checkpoint)
     others, refused_there = ({}, {}) if base is None else _with_scales(_arrays(base), base)
@@ -105,7 +119,8 @@ def analyze(
 
     matrices: list[_Matrix] = []
     for layer in structure.layers:
-        why = why_not(layer)
+        why = selection.why_not(layer.path, layer.shape, math.prod(layer.matrix_shape))
+        why = why or why_not(layer)
         if why is None:
             matrices += _matrices(layer, stored[layer.path], others.get(layer.path))
         else:
@@ -114,7 +129,8 @@ def analyze(
         one.path: one for one in take_updates(matrices_by_name(others), others, base.adapter)[0]
     }  # fmt: skip
     for update in updates:
-        whys = [why_not(update.left), why_not(update.right)]
+        whys = [selection.why_not(update.path, update.shape, update.rank * sum(update.shape))]
+        whys = whys if whys[0] else [why_not(update.left), why_not(update.right)]
         if any(whys):
             left_out += [why for why in whys if why]
         else:

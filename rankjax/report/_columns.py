@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable
 
 from rankjax.network import LeftOut
-from rankjax.report._analysis import SHARES, Analysis, Row
+from rankjax.report._analysis import SHARES, Analysis
 from rankjax.report._rank_plan import Cut, RankPlan
+from rankjax.report._row import Row
 from rankjax.report.checkpoints import shown
 
 

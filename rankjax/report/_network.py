@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ def read_network(
     words: str | None = None,
     layout: Layout | None = None,
     reference: Path | None = None,
+    activations: Mapping[str, float] | None = None,
 ) -> Network:
     """Read a checkpoint and follow its weights through the forward function.
 
@@ -82,6 +83,8 @@ def read_network(
         words: see ``sequential``.
         layout: see ``matrices_by_name``; for ``words`` only.
         reference: another checkpoint with the same paths and shapes.
+        activations: Lipschitz constants by name, of jitted functions that ``apply`` calls (see
+            ``describe``) or of ``words`` (see ``sequential``).
 
     Raises:
         ValueError: what ``load``, ``sequential`` and ``describe`` raise, weights that are not
@@ -92,15 +95,17 @@ def read_network(
     lipschitz: Any = None
     if words is not None:
         by_name = matrices_by_name(dict(paths_and_leaves(params)), layout=layout)
-        network = sequential(words, by_name, params)
+        network = sequential(words, by_name, params, activations=activations)
         features = int(np.prod(x.shape[1:]))
         expected = by_name.layers[0].matrix_shape[1]
         if features != expected:
             first = by_name.layers[0].path
             raise ValueError(f"{first} takes {expected} inputs, an example has {features} numbers")
-        apply, lipschitz = network.apply, network.lipschitz
+        apply, lipschitz, activations = network.apply, network.lipschitz, None
     assert apply is not None
-    structure = describe(params, apply=apply, example=x[:1], lipschitz=lipschitz)
+    structure = describe(
+        params, apply=apply, example=x[:1], lipschitz=lipschitz, activations=activations
+    )
     for matrix, layer in zip(structure.matrices(params), structure.layers, strict=True):
         if not np.isfinite(matrix).all():
             raise ValueError(f"{shown(layer.path)} holds entries that are not finite")

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
-from rankjax.report._analysis import Analysis, Row
+from rankjax.report._analysis import Analysis
 from rankjax.report._marchenko_pastur import noise_rank
+from rankjax.report._row import Row
 from rankjax.report._spectra import energy_rank
 
 DEFAULT_ENERGY = 0.99

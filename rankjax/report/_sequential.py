@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -39,7 +39,13 @@ class Sequential:
     lipschitz: dict[str, float]
 
 
-def sequential(words: str, structure: Structure, params: Any) -> Sequential:
+def sequential(
+    words: str,
+    structure: Structure,
+    params: Any,
+    *,
+    activations: Mapping[str, float] | None = None,
+) -> Sequential:
     """The network that ``words`` describe, with the matrices of ``structure`` in their order.
 
     Args:
@@ -47,10 +53,12 @@ def sequential(words: str, structure: Structure, params: Any) -> Sequential:
             and the bias beside it (``bias`` or ``b``) where there is one.
         structure: the matrices, from ``matrices_by_name``.
         params: the parameters.
+        activations: Lipschitz constants of words, in place of the library's own (relu and tanh 1,
+            sigmoid 0.25, gelu 1.13, silu 1.1), not below them.
 
     Raises:
-        ValueError: an unknown word, or another number of ``dense`` than of matrices; matrices
-            whose sizes do not follow on each other.
+        ValueError: an unknown word, a constant below the known one, or another number of ``dense``
+            than of matrices; matrices whose sizes do not follow on each other.
     """
     check_structure(structure, params)
     names = words.split()
@@ -58,6 +66,16 @@ def sequential(words: str, structure: Structure, params: Any) -> Sequential:
     for name in names:
         if name not in allowed:
             raise ValueError(f"sequential: got {name!r}, must be one of {allowed}")
+    constants = {name: constant for name, (_, constant) in ACTIVATIONS.items() if name in names}
+    for name, given in (activations or {}).items():
+        if name not in constants:
+            raise ValueError(f"activations: {name!r} is no activation of {words!r}")
+        if given < constants[name]:
+            raise ValueError(
+                f"activations[{name!r}]: got {given:g}, its largest slope is {constants[name]:g} "
+                "already"
+            )
+        constants[name] = given
     matrices = structure.layers
     if names.count("dense") != len(matrices) or not matrices:
         raise ValueError(
@@ -95,7 +113,7 @@ def sequential(words: str, structure: Structure, params: Any) -> Sequential:
             last = step.path
             lipschitz[last] = 1.0
         elif last:
-            lipschitz[last] *= ACTIVATIONS[step][1]
+            lipschitz[last] *= constants[step]
     return Sequential(apply, lipschitz)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, Group
-from rich.table import Table
+from rich.console import Group
 from rich.text import Text
 
 from rankjax.report._analysis import NOTES, Analysis
@@ -19,6 +17,7 @@ from rankjax.report._columns import (
     plan_line,
     summary_line,
 )
+from rankjax.report._pieces import Pieces
 from rankjax.report._rank_plan import RankPlan
 from rankjax.report.checkpoints import shown
 
@@ -30,9 +29,15 @@ def rich_report(analysis: Analysis, plan: RankPlan | None = None) -> Group:
     """
     parts: list[Any] = [Text(summary_line(analysis))]
     if plan is not None:
-        parts += [Text(plan_line(plan)), _cuts(plan)]
+        paths = [cut.path for cut in plan.cuts]
+        parts += [
+            Text(plan_line(plan)),
+            Pieces("path", paths, PLAN_HEADINGS, [plan_cells(cut) for cut in plan.cuts]),
+        ]
     if analysis.rows:
-        parts.append(_Rows(analysis))
+        paths = [row.path for row in analysis.rows]
+        rows = [cells(analysis, row) for row in analysis.rows]
+        parts.append(Pieces("path", paths, headings(analysis), rows))
     else:
         parts.append(Text("No weight matrix was found.", "bold"))
     parts += [
@@ -44,40 +49,3 @@ def rich_report(analysis: Analysis, plan: RankPlan | None = None) -> Group:
         parts += [Text(line) for line in by_reason(analysis.left_out)]
     parts.append(Text("\n".join(NOTES), "dim"))
     return Group(*parts)
-
-
-def _cuts(plan: RankPlan) -> Table:
-    table = Table()
-    table.add_column("path", overflow="fold")
-    for name in PLAN_HEADINGS:
-        table.add_column(name, justify="right", no_wrap=True)
-    for cut in plan.cuts:
-        table.add_row(Text(shown(cut.path)), *plan_cells(cut))
-    return table
-
-
-class _Rows:
-    """The table, in as many pieces one under the other as the width asks for: none is cut."""
-
-    def __init__(self, analysis: Analysis) -> None:
-        self.analysis = analysis
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
-        names = headings(self.analysis)
-        rows = [cells(self.analysis, row) for row in self.analysis.rows]
-        paths = [shown(row.path) for row in self.analysis.rows]
-        widths = [max(map(len, column)) + 3 for column in zip(names, *rows, strict=True)]
-        room = max(options.max_width // 2, options.max_width - max(map(len, paths)) - 4)
-        start = 0
-        while start < len(names):
-            stop = start + 1
-            while stop < len(names) and sum(widths[start : stop + 1]) <= room:
-                stop += 1
-            table = Table()
-            table.add_column("path", overflow="fold")
-            for name in names[start:stop]:
-                table.add_column(name, justify="right", no_wrap=True)
-            for path, row in zip(paths, rows, strict=True):
-                table.add_row(Text(path), *row[start:stop])
-            yield table
-            start = stop

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.bar_chart import bar_chart
 from rankjax.bounds import Inapplicable, Table, all_bounds, compare, one_inf, rank_sparse
-from rankjax.network import Perturbed, Sample, measure
+from rankjax.network import Perturbed, Sample, describe, measure
 from rankjax.report import markdown_table
 from tests.bounds import networks
 
@@ -99,14 +99,50 @@ def test_sorting(table):
         table.only("loose")
 
 
-def test_markdown_shows_the_kind_of_every_row(table):
+def test_markdown_has_explicit_and_dominant_rows_apart(table):
     text = markdown_table(table, breakdown=True)
-    lines = text.splitlines()
-    assert lines[0] == "| bound | kind | quantity | value | log10 | source |"
-    assert all(("| dominant |" in line) or ("| explicit |" in line) for line in lines[2:25])
+    explicit, dominant = text.split("**Dominant terms, for comparison only**")
+    assert explicit.startswith("**Explicit bounds**\n\n| bound | kind | quantity | value | log10 |")
+    kinds = [r.kind for r in table.results]
+    dominant = dominant.split("\nn = ")[0]
+    assert explicit.count("| explicit |") == kinds.count("explicit") > 0
+    assert dominant.count("| dominant |") == kinds.count("dominant") > 0
+    assert ("| dominant |" in explicit, "| explicit |" in dominant) == (False, False)
     assert "not a guarantee" in text
     assert "a/kernel" in text
     assert "not a guarantee" in str(table)
+
+
+def test_one_remark_names_all_that_a_reason_leaves_out():
+    table = compare(STRUCTURE, PARAMS, sample=Sample.of_size(100), gamma=0.1)
+    whys = [why for _, why in table.left_out]
+    assert len(whys) > len(set(whys))
+    remarks = [text for text in table.remarks() if text.startswith("Left out")]
+    assert len(remarks) == len(set(whys))
+
+
+def test_a_dead_layer_is_named_where_it_makes_a_value_nan():
+    assert "Not defined" not in str(compare(STRUCTURE, PARAMS, X, Y, apply=networks.apply))
+    dead = {**PARAMS, "b": {**PARAMS["b"], "kernel": 0 * PARAMS["b"]["kernel"]}}
+    table = compare(STRUCTURE, dead, X, Y, apply=networks.apply, gamma=1.0)
+    nan = [f"{r.name}, {r.kind}" for r in table.results if np.isnan(r.value)]
+    assert nan
+    assert dict(table.facts)["Not defined (nan)"] == (
+        f"the weights of b/kernel are 0 everywhere ({'; '.join(nan)})"
+    )
+    with pytest.raises(ValueError, match="must be > 0; the weights of b/kernel are 0 everywhere"):
+        compare(STRUCTURE, dead, X, Y, apply=networks.apply)
+
+
+def test_a_network_without_path_norms_says_so():
+    def apply(params, x):
+        return jnp.tanh(x @ params["a"]["kernel"]) @ params["b"]["kernel"]
+
+    structure = describe(PARAMS, apply=apply, example=X[:1])
+    table = compare(structure, PARAMS, X, Y, apply=apply, gamma=1.0)
+    assert dict(table.facts)["Not defined (nan)"].startswith(
+        "the trace does not show a positively homogeneous network (path_norm_1, dominant; "
+    )
 
 
 def test_json_round_trip(table):

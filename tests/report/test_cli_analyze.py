@@ -37,9 +37,9 @@ def test_analyze_prints_and_writes_what_the_library_finds(tmp_path, name):
     result = run("analyze", tmp_path / name, "--p", 0.25, "--p", 1, *outputs)
     assert result.exit_code == 0
     expected = analyze(tmp_path / name, p=[0.25, 1])
-    assert (tmp_path / "out.json").read_text() == expected.to_json()
+    assert (tmp_path / "out.json").read_text() == expected.to_json() + "\n"
     assert (tmp_path / "out.csv").read_text() == expected.to_csv()
-    assert (tmp_path / "out.html").read_text() == html_report(expected)
+    assert (tmp_path / "out.html").read_text().strip() == html_report(expected).strip()
     for words in ("Dense_0/kernel", "5 x 6", "Schatten 0.25", "soft 1", "a bias", "int32"):
         assert words in result.output
 
@@ -58,7 +58,7 @@ def test_recommended_ranks_are_printed_and_written(tmp_path):
     assert json.loads((tmp_path / "r.json").read_text()) == {"a/kernel": 1}
     assert "factorize 1 of 2 leaves; 470 of 1,600 parameters remain (29%)" in result.output
     assert "100.00%" in result.output
-    assert f"ranks: {tmp_path / 'r.json'}" in result.stderr
+    assert f"written: {tmp_path / 'r.json'}" in result.stderr
     printed = run("analyze", tmp_path / "w.npz", "--budget", 0.3, "--write", "-")
     assert json.loads(printed.stdout) == {"a/kernel": 1}
     bad = run("analyze", tmp_path / "w.npz", "--budget", 0.01)
@@ -94,7 +94,7 @@ def test_reference_layout_and_embeddings(tmp_path):
         (["w.npz", "--p", "0"], "p: got 0.0, must be > 0"),
         (["w.npz", "--p", "nan"], "p: got nan, must be > 0"),
         (["w.npz", "--reference", "cut.npz"], "is truncated or no archive"),
-        (["w.npz", "--html", "no/such/folder/x.html"], "No such file or directory"),
+        (["w.npz", "--html", "no/such/folder/x.html"], "there is no folder no/such/folder"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_1(tmp_path, monkeypatch, arguments, message):
@@ -179,6 +179,8 @@ def test_compare_is_the_table_of_the_library(network, tmp_path):
         assert words in done.stdout
     same_bounds(json.loads((tmp_path / "t.json").read_text()), expected, 1e-3)
     assert "| rank_sparse |" in (tmp_path / "t.md").read_text()
+    written = [line for line in done.stderr.splitlines() if line.startswith("written: ")]
+    assert written == ["written: t.json", "written: t.md", "written: r.html"]
     page = (tmp_path / "r.html").read_text()
     assert 'id="bounds"' in page
     assert 'id="spectra"' in page

@@ -30,6 +30,7 @@ from rankjax.certificates.theorem._walk import Reader, as_declared, refused
 from rankjax.network.internal import (
     batches,
     check_labels,
+    checked_activations,
     logits_of_one,
     number_of_examples,
     paths_and_leaves,
@@ -393,27 +394,6 @@ class Network:
                 f"{(n, self.classes)}"
             )
         return found
-
-
-def checked_activations(activations: Mapping[str, float] | None) -> dict[str, float]:
-    """The constants that the caller vouches for.
-
-    Raises:
-        ValueError: unless each is a positive, finite number.
-    """
-    if activations is not None and not isinstance(activations, Mapping):
-        raise ValueError(f"activations: got {activations!r}, must map names to constants")
-    found = {}
-    for name, constant in (activations or {}).items():
-        if not isinstance(name, str):
-            raise ValueError(f"activations: got the name {name!r}, must be a text")
-        number = isinstance(constant, int | float | np.number) and not isinstance(constant, bool)
-        if not number or not math.isfinite(constant) or constant <= 0:
-            raise ValueError(
-                f"activations[{name!r}]: got {constant!r}, must be a positive, finite number"
-            )
-        found[name] = float(constant)
-    return found
 
 
 def _declared_dtype(a: Any) -> Any:

@@ -20,6 +20,7 @@ except ImportError as error:  # pragma: no cover - needs an environment without 
 from rankjax.report.cli._analyze import analyze
 from rankjax.report.cli._certify import certify
 from rankjax.report.cli._compare import compare
+from rankjax.report.cli._lipschitz import KNOWN
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -41,10 +42,10 @@ def main(
 ) -> None:
     """Ranks, bounds and guarantees of trained weights.
 
-    Exit codes: 0 success; 1 unusable input, explained in one line; 2 bad usage.
+    Exit codes: 0 success; 1 unusable input, explained in one line; 2 bad usage; 130 Ctrl-C.
     """
 
 
 app.command()(analyze)
-app.command()(compare)
-app.command()(certify)
+app.command(epilog=KNOWN)(compare)
+app.command(epilog=KNOWN)(certify)

@@ -9,14 +9,20 @@ import typer
 
 from rankjax import report
 from rankjax.report._rank_plan import DEFAULT_ENERGY
+from rankjax.report._sorting import SortKey
 from rankjax.report._terminal import rich_report
 from rankjax.report.cli._options import (
+    CsvOption,
     HtmlOption,
+    JsonOption,
     LayoutOption,
+    OnlyOption,
     PathArgument,
     PowerOption,
     ReferenceOption,
+    SkipOption,
 )
+from rankjax.report.cli._outputs import Outputs, check_new_folder, say_written
 from rankjax.report.cli._screen import clear_errors, console, progress_bar
 
 
@@ -28,11 +34,16 @@ def analyze(
     embeddings: Annotated[
         bool, typer.Option("--embeddings", help="Measure tables of embeddings, too.")
     ] = False,
-    json: Annotated[
-        Path | None,
-        typer.Option("--json", help="Write everything, spectra included; - prints it."),
+    only: OnlyOption = [],  # noqa: B006
+    skip: SkipOption = [],  # noqa: B006
+    max_size: Annotated[
+        int | None, typer.Option(min=1, help="Leave out matrices with more entries.")
     ] = None,
-    csv: Annotated[Path | None, typer.Option("--csv", help="Write the table.")] = None,
+    sort: Annotated[
+        SortKey, typer.Option(help="Order of the rows; of numbers the largest first.")
+    ] = "path",
+    json: JsonOption = None,
+    csv: CsvOption = None,
     html: HtmlOption = None,
     energy: Annotated[
         float | None,
@@ -52,6 +63,13 @@ def analyze(
 ) -> None:
     """Norms, ranks, tails and possible savings of every weight matrix of a checkpoint."""
     with clear_errors():
+        pattern = write if write is None or str(write) == "-" or write.suffix == ".json" else None
+        folder = write if pattern is None else None
+        outputs = Outputs([path, reference], json=json, csv=csv, html=html, write=pattern)
+        if folder is not None:
+            if budget is not None:
+                raise ValueError("--budget: a smaller adapter is written at an energy, no budget")
+            check_new_folder("--write", folder)
         with progress_bar() as progress:
             found = report.analyze(
                 path,
@@ -59,33 +77,24 @@ def analyze(
                 layout=layout,
                 embeddings=embeddings,
                 reference=reference,
+                only=only,
+                skip=skip,
+                max_size=max_size,
                 progress=progress,
-            )
-        pattern = write is not None and (str(write) == "-" or write.suffix == ".json")
+            ).sorted(sort)
         plan = None
-        if pattern or energy is not None or budget is not None:
+        if pattern is not None or energy is not None or budget is not None:
             plan = report.plan_ranks(found, energy=energy, budget=budget)
-        if str(json) == "-":
-            typer.echo(found.to_json())
-        elif str(write) == "-" and plan is not None:
-            typer.echo(plan.to_json())
-        else:
+        if not outputs.printed:
             console().print(rich_report(found, plan))
-        written = {"JSON": (json, found.to_json), "CSV": (csv, found.to_csv),
-                   "HTML": (html, lambda: report.html_report(found))}  # fmt: skip
-        for what, (target, text) in written.items():
-            if target is not None and str(target) != "-":
-                target.write_text(text(), encoding="utf-8")
-                typer.echo(f"{what}: {target}", err=True)
-        if write is not None and plan is not None and write.suffix == ".json":
-            write.write_text(plan.to_json() + "\n", encoding="utf-8")
-            typer.echo(f"ranks: {write}", err=True)
-        elif write is not None and not pattern:
-            if budget is not None:
-                raise ValueError("--budget: a smaller adapter is written at an energy, no budget")
+        outputs.write("--json", found.to_json)
+        outputs.write("--csv", found.to_csv)
+        outputs.write("--html", lambda: report.html_report(found))
+        if plan is not None:
+            outputs.write("--write", plan.to_json)
+        if folder is not None:
             share = DEFAULT_ENERGY if energy is None else energy
-            smaller = report.write_smaller_adapter(path, write, energy=share)
-            before, after = smaller.parameters
-            typer.echo(f"adapter: {write}, {after:,} of {before:,} parameters", err=True)
+            before, after = report.write_smaller_adapter(path, folder, energy=share).parameters
+            say_written(folder, f", {after:,} of {before:,} parameters")
     if not found.rows:
         raise typer.Exit(1)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rankjax import certificates
+from rankjax.report.cli._lipschitz import constants
 from rankjax.report.cli._opened import opened
 from rankjax.report.cli._options import (
     ApplyOption,
     DataOption,
+    JsonOption,
     LayoutOption,
+    LipschitzOption,
     PathArgument,
     ReferenceOption,
     SequentialOption,
 )
-from rankjax.report.cli._screen import console
+from rankjax.report.cli._outputs import Outputs
+from rankjax.report.cli._screen import clear_errors, console
 
 
 def certify(
@@ -31,22 +34,23 @@ def certify(
     tried: Annotated[
         int, typer.Option(min=1, help="Architectures or codes tried on this sample.")
     ] = 1,
-    json: Annotated[
-        Path | None, typer.Option("--json", help="Write the certificate; - prints it.")
-    ] = None,
+    lipschitz: LipschitzOption = [],  # noqa: B006 - typer reads it, nothing changes it
+    json: JsonOption = None,
 ) -> None:
     """A bound on the true error of a checkpoint, with every constant.
 
     DATA must be all that the network was trained on; --reference weights must not depend on it.
     """
-    with opened(path, data, apply, sequential, layout, reference) as (network, x, y):
+    with clear_errors():
+        outputs = Outputs([path, data, reference], json=json)
+        told = constants(lipschitz)
+    with opened(path, data, apply, sequential, layout, reference, told) as (network, x, y):
         mine = (network.structure, network.params, x, y)
-        options = {"apply": network.apply, "reference": network.reference}
+        options = {
+            "apply": network.apply, "reference": network.reference, "activations": told,
+        }  # fmt: skip
         found = certificates.certify(*mine, delta=delta, tried=tried, **options)
         certificates.verify(found, *mine, **options)
-        if str(json) == "-":
-            typer.echo(found.to_json())
-            return
-        console().print(str(found), highlight=False, markup=False)
-        if json is not None:
-            json.write_text(found.to_json(), encoding="utf-8")
+        if not outputs.printed:
+            console().print(str(found), highlight=False, markup=False)
+        outputs.write("--json", found.to_json)

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
 from rankjax import bounds, report
+from rankjax.report._bounds_terminal import rich_bounds, rich_structure
+from rankjax.report.cli._lipschitz import constants
 from rankjax.report.cli._opened import opened
 from rankjax.report.cli._options import (
     ApplyOption,
     DataOption,
     HtmlOption,
+    JsonOption,
     LayoutOption,
+    LipschitzOption,
+    MarkdownOption,
     PathArgument,
     ReferenceOption,
     SequentialOption,
 )
-from rankjax.report.cli._screen import console, progress_bar
+from rankjax.report.cli._outputs import Outputs
+from rankjax.report.cli._screen import clear_errors, console, progress_bar
 
 
 def compare(
@@ -32,10 +38,9 @@ def compare(
         float | None, typer.Option(help="The margin; default: the one that costs 1 % accuracy.")
     ] = None,
     delta: Annotated[float, typer.Option(help="Confidence of the explicit bounds.")] = 0.05,
-    json: Annotated[
-        Path | None, typer.Option("--json", help="Write the table, all terms included; - prints.")
-    ] = None,
-    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the table.")] = None,
+    lipschitz: LipschitzOption = [],  # noqa: B006 - typer reads it, nothing changes it
+    json: JsonOption = None,
+    markdown: MarkdownOption = None,
     html: HtmlOption = None,
 ) -> None:
     """Every bound for a checkpoint and its data, in one table.
@@ -43,24 +48,30 @@ def compare(
     The function of --apply gets what the checkpoint holds: nested dictionaries (msgpack, Orbax) or
     one dictionary of full names (safetensors, npz), half precision made float32.
     """
-    with opened(path, data, apply, sequential, layout, reference) as (network, x, y):
+    with clear_errors():
+        outputs = Outputs([path, data, reference], json=json, markdown=markdown, html=html)
+        told = constants(lipschitz)
+    with opened(path, data, apply, sequential, layout, reference, told) as (network, x, y):
         table = bounds.compare(
             network.structure, network.params, x, y, apply=network.apply,
             reference=network.reference, gamma=gamma, delta=delta,
         )  # fmt: skip
-        if str(json) == "-":
-            typer.echo(table.to_json())
-        else:
+        if told:
+            given = ", ".join(f"{name} is {c:g}-Lipschitz" for name, c in told.items())
+            fact = ("Given by --lipschitz, not proved", given)
+            table = replace(table, facts=(*table.facts, fact))
+        if not outputs.printed:
             out = console()
-            out.print(str(network.structure))
-            out.print(str(table.sorted()))
-        if json is not None and str(json) != "-":
-            json.write_text(table.to_json(), encoding="utf-8")
-        if markdown is not None:
-            markdown.write_text(report.markdown_table(table, breakdown=True), encoding="utf-8")
-        if html is not None:
+            out.print(rich_structure(network.structure))
+            out.print(rich_bounds(table))
+        outputs.write("--json", table.to_json)
+        outputs.write("--markdown", lambda: report.markdown_table(table.sorted(), breakdown=True))
+
+        def page() -> str:
             with progress_bar() as progress:
                 found = report.analyze(
                     network.checkpoint, structure=network.structure, progress=progress
                 )
-            html.write_text(report.html_report(found, table), encoding="utf-8")
+            return report.html_report(found, table)
+
+        outputs.write("--html", page)

@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +28,7 @@ def opened(
     sequential: str | None,
     layout: Layout | None,
     reference: Path | None,
+    lipschitz: Mapping[str, float] | None = None,
 ) -> Iterator[tuple[Network, np.ndarray, np.ndarray]]:
     """``(network, x, y)``; what goes wrong inside is reported without a traceback."""
     if (apply is None) == (sequential is None):
@@ -37,7 +38,13 @@ def opened(
         function = None if apply is None else _imported(apply)
         try:
             network = read_network(
-                path, x, apply=function, words=sequential, layout=layout, reference=reference
+                path,
+                x,
+                apply=function,
+                words=sequential,
+                layout=layout,
+                reference=reference,
+                activations=lipschitz,
             )
             yield network, x, y
         except (OSError, ValueError, MemoryError, typer.Exit):

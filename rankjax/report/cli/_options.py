@@ -25,7 +25,25 @@ LayoutOption = Annotated[
 PowerOption = Annotated[
     list[float], typer.Option("--p", help="Exponent of the Schatten norm; may be repeated.")
 ]
-HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write a report, one file.")]
+OnlyOption = Annotated[
+    list[str],
+    typer.Option(help='Measure only what matches, such as "*attn*" (whole paths); repeatable.'),
+]
+SkipOption = Annotated[
+    list[str], typer.Option(help="Leave out what matches, also of --only; repeatable.")
+]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", help="Write everything as JSON; - prints it.")
+]
+CsvOption = Annotated[
+    Path | None, typer.Option("--csv", help="Write the table as CSV; - prints it.")
+]
+HtmlOption = Annotated[
+    Path | None, typer.Option("--html", help="Write a report, one file; - prints it.")
+]
+MarkdownOption = Annotated[
+    Path | None, typer.Option("--markdown", help="Write the table as Markdown; - prints it.")
+]
 ReferenceOption = Annotated[
     Path | None,
     typer.Option(help="Another checkpoint: measure the difference (fine-tuning, merged LoRA)."),
@@ -40,4 +58,12 @@ ApplyOption = Annotated[
 SequentialOption = Annotated[
     str | None,
     typer.Option(help='The network in words, such as "dense relu dense", in place of --apply.'),
+]
+LipschitzOption = Annotated[
+    list[str],
+    typer.Option(
+        metavar="NAME=NUMBER",
+        help="Lipschitz constant of an activation, a jitted function that --apply calls by this "
+        "name; you vouch for it. Repeatable.",
+    ),
 ]

@@ -28,7 +28,9 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
     """A bar on standard error that goes away: call it with (done, total, path)."""
     columns = (BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(),
                TextColumn("{task.fields[path]}", markup=False))  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    screen = Console(stderr=True)
+    hidden = not screen.is_terminal  # a file would get an empty line
+    with Progress(*columns, console=screen, transient=True, disable=hidden) as bar:
         task = bar.add_task("", total=None, path="")
 
         def progress(done: int, total: int, path: str) -> None:
@@ -39,9 +41,16 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """What is wrong with the input is one line and exit code 1, never a traceback."""
+    """What is wrong with the input is one line and exit code 1, never a traceback.
+
+    Exit code 130 after Ctrl-C.
+    """
     try:
         yield
+    except KeyboardInterrupt:
+        fail("interrupted", code=130)
+    except BrokenPipeError:  # of "| head": typer leaves quietly
+        raise
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except MemoryError:
@@ -50,7 +59,7 @@ def clear_errors() -> Iterator[None]:
         fail(str(error))
 
 
-def fail(message: str) -> NoReturn:
-    """Print one line on standard error and leave with exit code 1."""
+def fail(message: str, *, code: int = 1) -> NoReturn:
+    """Print one line on standard error and leave with an exit code."""
     typer.echo(f"rankjax: {message}", err=True)
-    raise typer.Exit(1) from None
+    raise typer.Exit(code) from None
