@@ -42,7 +42,7 @@ from tests import annotations  # noqa: E402 - after the types are set
 annotations.switch_on()
 
 # Tracing makes many small objects. Unless what is there to stay is left out, the collector walks
-# through all that earlier tests have compiled, again and again: up to half of the time.
+# through all that earlier tests have compiled, again and again.
 gc.freeze()
 gc.set_threshold(50_000, 50, 50)
 
