@@ -1,6 +1,7 @@
 """Every test and doctest runs in float64 with strict promotion; float32 is asked for by name."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -16,14 +17,17 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-# Most of the time of most tests is XLA's. Without its fusion emitters a third of that is saved.
+# Most of the time of most tests is XLA's. Without its fusion emitters a third of that is saved, and
+# a third of the rest where it does not split each small program to compile the parts in parallel.
 # With jaxlib 0.11 there is no choice any more, and unknown flags end the process.
 if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
     os.environ["XLA_FLAGS"] = (
-        os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
+        os.environ.get("XLA_FLAGS", "")
+        + " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     )
 
 import jax
+import pytest
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -36,3 +40,15 @@ jax.config.update("jax_disable_most_optimizations", not OLD_EMITTERS)
 from tests import annotations  # noqa: E402 - after the types are set
 
 annotations.switch_on()
+
+# Tracing makes many small objects. Unless what is there to stay is left out, the collector walks
+# through all that earlier tests have compiled, again and again.
+gc.freeze()
+gc.set_threshold(50_000, 50, 50)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def left_out_of_later_collections():
+    yield
+    gc.collect()
+    gc.freeze()

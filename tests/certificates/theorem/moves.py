@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -26,31 +27,47 @@ def in_numpy():
         yield
 
 
+#: To compile these programs well takes far longer than to run them.
+run_few_times = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
 @dataclass
 class Watched:
-    """A network with coded weights, looked at on one example."""
+    """A network with coded weights, looked at on one example.
+
+    Attributes:
+        function: of ``(params, x)``, whose logits ``forward`` gives.
+        params: a tree that it takes.
+    """
 
     network: Network
     coded: np.ndarray
     x: Any
+    function: Any = None
+    params: Any = None
 
     def __post_init__(self):
         self.one = jax.tree.map(jnp.asarray, self.x)
-        self.compiled = {}
 
-        @jax.jit
-        def read(weights, one):
+        @run_few_times
+        def run(weights, one):
             recorder, logits, _, _ = self.network._read(weights, one)
-            return [recorder.slots[i] for i in self.network._slots], logits
+            slots = [recorder.slots[i] for i in self.network._slots]
+            true = None
+            if self.function is not None:
+                batch = jax.tree.map(lambda a: a[None], one)
+                true = self.function(fill(self.params, self.network, weights), batch)[0]
+            return slots, logits, true
 
-        @jax.jit
+        @run_few_times
         def off(weights, one):
             recorder, _, tag, _ = self.network._read(weights, one)
             return recorder.moved(tag).rounding
 
-        slots, logits = read(jnp.asarray(self.coded), self.one)
+        self.run = lambda weights: run(np.asarray(weights), self.one)
+        self.off = lambda weights: float(off(np.asarray(weights), self.one))
+        slots, logits, _ = self.run(self.coded)
         self.slots, self.logits = np.array([float(s) for s in slots]), np.asarray(logits)
-        self.off = lambda weights: float(off(jnp.asarray(weights), self.one))
         self.counter = Counter(self.network)
         self.norms = self.counter.norms(self.coded)
 
@@ -73,22 +90,14 @@ class Watched:
             )
         return np.broadcast_to(found[0], self.logits.shape)
 
-    def forward(self, apply, params, weights):
+    def forward(self, weights):
         """The logits of other weights, by the function itself."""
-        if apply not in self.compiled:
+        return np.asarray(self.run(weights)[2])
 
-            @jax.jit
-            def logits(weights, one):
-                batch = jax.tree.map(lambda a: a[None], one)
-                return apply(fill(params, self.network, weights), batch)[0]
-
-            self.compiled[apply] = logits
-        return self.compiled[apply](weights, self.one)
-
-    def jacobian(self, forward, step=1e-5):
+    def jacobian(self, step=1e-5):
         """``(logits, weights)``, from central differences."""
         ends = [
-            [np.asarray(forward(jnp.asarray(self.coded + s * step * e))) for s in (1, -1)]
+            [self.forward(self.coded + s * step * e) for s in (1, -1)]
             for e in np.eye(len(self.coded))
         ]
         return np.stack([(a - b) / (2 * step) for a, b in ends], axis=1)

@@ -19,20 +19,16 @@ def check(drawn, number):
     x = rng.normal(size=(3, 2))
     network = Network(drawn.apply, drawn.params, x[None])
     coded = network.leaves.vector(drawn.params)
-    watched = Watched(network, coded, x)
+    watched = Watched(network, coded, x, drawn.exact, drawn.params)
     label = int(rng.integers(network.classes))
-
-    def forward(weights):
-        return watched.forward(drawn.exact, drawn.params, weights)
-
-    base = np.asarray(forward(jnp.asarray(coded)))
+    base = watched.forward(coded)
     largest = 0.0
 
     def share(change):
         nonlocal largest
         distances = watched.distances(coded + change - coded)
         limits = watched.limits(distances, label)
-        moved = np.asarray(forward(jnp.asarray(coded + change))) - base
+        moved = watched.forward(coded + change) - base
         differences = np.abs(moved[label] - moved)
         others = np.arange(len(moved)) != label
         if not np.isfinite(limits).all():
@@ -85,10 +81,9 @@ def climb(share, change, rng):
 def shares(apply, params, x, change, label=0):
     """``(classes,)`` shares of the limits that a change of the weights attains."""
     network = Network(apply, params, x[None])
-    watched = Watched(network, network.leaves.vector(params), x)
+    watched = Watched(network, network.leaves.vector(params), x, apply, params)
     flat = network.leaves.vector(change)
-    moved = np.asarray(watched.forward(apply, params, jnp.asarray(watched.coded + flat)))
-    moved = moved - np.asarray(watched.forward(apply, params, jnp.asarray(watched.coded)))
+    moved = watched.forward(watched.coded + flat) - watched.forward(watched.coded)
     found = np.abs(moved[label] - moved) / watched.limits(watched.distances(flat), label)
     return np.delete(found, label)
 

@@ -368,26 +368,22 @@ def test_a_rule_is_sound_and_tight(name):
             apply, network, truth = network_of(case, way == "moved")
             assert name in primitives(apply, case.weights), (name, number)
             coded = network.leaves.vector(case.weights)
-            watched = Watched(network, coded, X)
-
-            def forward(weights, watched=watched, truth=truth, case=case):
-                return watched.forward(truth, case.weights, weights)
-
+            watched = Watched(network, coded, X, truth, case.weights)
             # Small moves: the Jacobian against the bound.
             small = 1e-7
-            jacobian = watched.jacobian(forward)
+            jacobian = watched.jacobian()
             largest, _ = steepest(watched, jacobian, small, rng)
             share = largest / watched.bound(np.full(len(network.distances), small))
             assert share <= 1 + 1e-7, (name, number, way)
             if case.tight is True or (case.tight and way in case.tight):
                 assert share >= 1 - 1e-6, (name, number, way, share)
             # Large ones: the function itself.
-            base = np.asarray(forward(jnp.asarray(coded)))
+            base = watched.forward(coded)
             for size in (0.05, 0.4):
                 bound = watched.bound(np.full(len(network.distances), size))
                 change = steepest(watched, jacobian, size, rng, starts=1)[1]
                 for sign in (1, -1):
-                    moved = np.asarray(forward(jnp.asarray(coded + sign * change))) - base  # pyright: ignore[reportOperatorIssue]
+                    moved = watched.forward(coded + sign * change) - base  # pyright: ignore[reportOperatorIssue]
                     assert not np.linalg.norm(moved) > bound * (1 + 1e-12), (
                         name,
                         number,

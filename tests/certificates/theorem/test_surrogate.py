@@ -1,6 +1,7 @@
 """The surrogate: an upper bound of what it stands for, scale-free, differentiable."""
 
 import math
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -17,15 +18,26 @@ from tests.certificates.networks import NETWORKS
 NAMES = ["dense", "convolutional", "residual"]
 
 
-def case(name, bits=9.0):
+@cache
+def traced(name):
+    """A network, its sample, and its surrogate, compiled once for all precisions."""
     apply, params, x = NETWORKS[name]()
     x = jnp.asarray(x)
     network = trace_network(params, x, apply=apply)
     y = jnp.argmax(apply(params, x), axis=1)
+
+    def value(params, precision, **options):
+        return surrogate(network, params, x, y, precision=precision, n=10**5, **options)
+
+    return jax.jit(value), network, params, x, y
+
+
+def case(name, bits=9.0):
+    compiled, network, params, x, y = traced(name)
     precision = dict.fromkeys(network.leaves.paths, jnp.asarray(bits))
 
     def value(params, precision=precision, **options):
-        return surrogate(network, params, x, y, precision=precision, n=10**5, **options)
+        return compiled(params, precision, **options)
 
     return value, network, params, np.asarray(x), np.asarray(y), precision
 
@@ -80,13 +92,14 @@ def test_gradients(name):
 
 
 def test_float32_and_dead_units_have_finite_gradients():
-    _, network, params, x, y, precision = case("dense")
+    _, network, params, x, y = traced.__wrapped__("dense")  # what was traced in float64 stays there
+    precision = network.leaves.paths
     params = jax.tree.map(lambda a: a.astype(jnp.float32), params)
     params["a_bias"] = jnp.full(8, -100.0, jnp.float32)  # nothing passes the ReLU
 
     def loss(params):
         return surrogate(
-            network, params, jnp.asarray(x, jnp.float32), y,  # pyright: ignore[reportArgumentType]
+            network, params, jnp.asarray(x, jnp.float32), np.asarray(y),  # pyright: ignore[reportArgumentType]
             precision={k: jnp.float32(9.0) for k in precision}, n=1000,
         ).value  # fmt: skip
 
