@@ -17,13 +17,17 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-# Most of the time of most tests is XLA's. Without its fusion emitters a third of that is saved, and
-# a third of the rest where it does not split each small program to compile the parts in parallel.
-# With jaxlib 0.11 there is no choice any more, and unknown flags end the process.
+# Most of the time of most tests is XLA's, for programs that run once. Without its fusion emitters a
+# third of that is saved, a third of the rest where it does not split each small program to compile
+# the parts in parallel, and half of what is left where LLVM does not optimize.
+# With jaxlib 0.11 the emitters are no choice any more, and unknown flags end the process.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
 if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
-    os.environ["XLA_FLAGS"] = (
-        os.environ.get("XLA_FLAGS", "")
-        + " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] += (
+        " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     )
 
 import jax
@@ -32,10 +36,6 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Otherwise most optimizations are left out. Not both: together they made a second derivative wrong
-# (test_log_det.py).
-OLD_EMITTERS = "xla_cpu_use_fusion_emitters" in os.environ.get("XLA_FLAGS", "")
-jax.config.update("jax_disable_most_optimizations", not OLD_EMITTERS)
 
 from tests import annotations  # noqa: E402 - after the types are set
 

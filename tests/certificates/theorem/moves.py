@@ -2,7 +2,6 @@
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -27,10 +26,6 @@ def in_numpy():
         yield
 
 
-#: To compile these programs well takes far longer than to run them.
-run_few_times = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
 @dataclass
 class Watched:
     """A network with coded weights, looked at on one example.
@@ -49,7 +44,7 @@ class Watched:
     def __post_init__(self):
         self.one = jax.tree.map(jnp.asarray, self.x)
 
-        @run_few_times
+        @jax.jit
         def run(weights, one):
             recorder, logits, _, _ = self.network._read(weights, one)
             slots = [recorder.slots[i] for i in self.network._slots]
@@ -59,7 +54,7 @@ class Watched:
                 true = self.function(fill(self.params, self.network, weights), batch)[0]
             return slots, logits, true
 
-        @run_few_times
+        @jax.jit
         def off(weights, one):
             recorder, _, tag, _ = self.network._read(weights, one)
             return recorder.moved(tag).rounding
