@@ -8,6 +8,7 @@ from rankjax.network._left_out import Reason as Reason
 from rankjax.network._measure import measure as measure
 from rankjax.network._measured import Measured as Measured
 from rankjax.network._measured import MeasuredLayer as MeasuredLayer
+from rankjax.network._outputs import OutputMoments as OutputMoments
 from rankjax.network._perturbed import Perturbed as Perturbed
 from rankjax.network._ranks import activation_ranks as activation_ranks
 from rankjax.network._ranks import weight_ranks as weight_ranks

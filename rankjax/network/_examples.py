@@ -27,6 +27,20 @@ def number_of_examples(x: Any, y: np.ndarray, batch_size: int) -> int:
     return len(y)
 
 
+def number_of_inputs(x: Any, batch_size: int) -> int:
+    """n, of inputs without labels.
+
+    Raises:
+        ValueError: for leaves without a common leading axis, no examples, or no batch.
+    """
+    sizes = {a.shape[0] if np.ndim(a) else None for a in jax.tree.leaves(x)}
+    if len(sizes) != 1 or None in sizes or 0 in sizes:
+        raise ValueError(f"x: got leading axes {sizes}, must be one number of examples, at least 1")
+    if batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size}, must be at least 1")
+    return sizes.pop()
+
+
 def one_of(example: Any) -> Any:
     """A batch of one example, by shapes and dtypes.
 

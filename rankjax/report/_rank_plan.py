@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
 
+from rankjax.network.internal import ranks_within
 from rankjax.report._analysis import Analysis
 from rankjax.report._marchenko_pastur import noise_rank
 from rankjax.report._row import Row
@@ -135,31 +134,11 @@ def _cost(rows: list[Row], rank: int) -> int:
 
 
 def _within(budget: float, groups: list[list[Row]]) -> list[int]:
-    allowed = math.floor(budget * sum(row.parameters for rows in groups for row in rows))
-    worth = [_worth(rows) for rows in groups]
-
-    def ranks(least: float) -> list[int]:
-        """At least 1: rank 0 would cut the network in two."""
-        return [max(1, int(np.sum(gains >= least))) for gains in worth]
-
-    def cost(ranks: Iterable[int]) -> int:
+    def cost(ranks: list[int]) -> int:
         return sum(map(_cost, groups, ranks))
 
-    smallest = cost(ranks(math.inf))
-    if smallest > allowed:
-        total = sum(row.parameters for rows in groups for row in rows)
-        raise ValueError(
-            f"budget: got {budget!r}, rank 1 everywhere needs {smallest / total:.3g} already"
-        )
-    steps = np.unique(np.concatenate([gains[gains > 0] for gains in worth] or [np.zeros(0)]))[::-1]
-    low, high = 0, len(steps)  # the first `low` steps fit
-    while low < high:
-        middle = (low + high + 1) // 2
-        if cost(ranks(float(steps[middle - 1]))) <= allowed:
-            low = middle
-        else:
-            high = middle - 1
-    return ranks(float(steps[low - 1]) if low else math.inf)
+    total = sum(row.parameters for rows in groups for row in rows)
+    return ranks_within(budget, [_worth(rows) for rows in groups], cost, total)
 
 
 def _worth(rows: list[Row]) -> np.ndarray:
