@@ -103,9 +103,9 @@ def ways(steps: int, epoch: int) -> dict[str, tuple[list[float], Callable[[float
 
     return {
         "plain": ([0.0], lambda _: optax.adam(rate)),
-        "weight decay": ([0.3, 1.0, 3.0], lambda w: optax.adamw(rate, weight_decay=w)),
-        "nuclear flow": ([1e-4, 3e-4, 1e-3], flow(1.0)),
-        "Schatten flow, p = 1/2": ([3e-5, 1e-4, 3e-4], flow(0.5)),
+        "weight decay": ([1.0, 3.0, 10.0], lambda w: optax.adamw(rate, weight_decay=w)),
+        "nuclear flow": ([3e-4, 1e-3, 3e-3], flow(1.0)),
+        "Schatten flow, p = 1/2": ([1e-4, 3e-4, 1e-3], flow(0.5)),
         "target rank": ([8, 16, 32], rank),
     }
 
