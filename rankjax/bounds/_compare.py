@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from rankjax.bounds._compression import compression
 from rankjax.bounds._conv_norm import conv_norm
-from rankjax.bounds._facts import ASSUMED, Facts, check_delta
+from rankjax.bounds._facts import ASSUMED, Facts, check_delta, is_outside
 from rankjax.bounds._frobenius import frobenius, one_inf
 from rankjax.bounds._graf import graf_norm
 from rankjax.bounds._pac_bayes_gaussian import pac_bayes_gaussian
@@ -134,13 +134,13 @@ def all_bounds(
     possible, left_out = [], []
     for i, (name, call) in enumerate(calls):
         try:
-            kind = jax.eval_shape(call, measured, sample).kind
+            shape = jax.eval_shape(call, measured, sample)
         except Inapplicable as error:
             left_out.append((name, str(error)))
             continue
-        outside = measured.structure.outside
-        if kind == "explicit" and outside:
-            left_out.append((name, f"its theorem is about chains; the network {outside[0]}"))
+        why = is_outside(measured.structure, shape.name) if shape.kind == "explicit" else None
+        if why:
+            left_out.append((name, why))
         else:
             possible.append(i)
     results = _evaluate(measured, sample, gamma, delta, tuple(possible))

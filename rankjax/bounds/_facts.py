@@ -23,12 +23,27 @@ from jax.typing import ArrayLike
 
 from rankjax._linear_algebra import largest
 from rankjax.bounds._result import BoundResult, Inapplicable, Kind, Quantity
-from rankjax.network import Measured, Sample
+from rankjax.network import Measured, Sample, Structure
 from rankjax.network.internal import positive_margin
 
 ASSUMED = (
-    "assumed is a chain of these layers, a dense one applied once, with 1-Lipschitz activations"
+    "assumed is a chain of these layers, a dense one applied once, with 1-Lipschitz, positively "
+    "homogeneous activations such as ReLU"
 )
+#: Explicit bounds whose proofs rescale layers or pull norms out of activations.
+HOMOGENEOUS = frozenset({"frobenius", "frobenius_neyshabur", "pac_bayes_spectral"})
+NOT_HOMOGENEOUS = (
+    "its theorem is about positively homogeneous activations such as ReLU, and the trace does not "
+    "show that all are"
+)
+
+
+def is_outside(structure: Structure, name: str) -> str | None:
+    """Why the theorem of this explicit bound says nothing about a traced network, if so."""
+    if structure.outside:
+        return f"its theorem is about chains; the network {structure.outside[0]}"
+    traced = structure.outside is not None
+    return NOT_HOMOGENEOUS if traced and name in HOMOGENEOUS and not structure.homogeneous else None
 
 
 class Facts:
@@ -199,7 +214,7 @@ class Facts:
     ) -> BoundResult:
         """A ``BoundResult`` from the logarithm of its value; ``quantity``: of an explicit bound."""
         dominant = kind == "dominant"
-        source = f"{source}, dominant term" if dominant else source + self._caveat()
+        source = f"{source}, dominant term" if dominant else source + self._caveat(name)
         return BoundResult(
             value=exp(log_value),
             per_layer=per_layer,
@@ -212,13 +227,13 @@ class Facts:
             parts=parts,
         )
 
-    def _caveat(self) -> str:
+    def _caveat(self, name: str) -> str:
         """What the theorem does not know of the network, for the row of an explicit bound."""
         structure = self.measured.structure
         if structure.outside is None:
             return f"; {ASSUMED}"
-        if structure.outside:
-            return f"; not for this network: it {structure.outside[0]}"
+        if why := is_outside(structure, name):
+            return f"; not for this network: {why}"
         return "; for the network without its biases" if structure.biases else ""
 
 

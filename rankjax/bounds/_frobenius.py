@@ -40,7 +40,9 @@ def frobenius(
         explicit, neyshabur    2^{L-1} prod_l rho_l |A_l|_F |X|_F / n
 
     Norms are those of the layer as a linear map: ``sqrt(positions) |K|_F`` for a convolution. The
-    theorems are about ReLU networks; the reference matrices play no part.
+    theorems are about positively homogeneous activations such as ReLU: of a network whose trace
+    shows others, ``source`` says that the explicit value is not for it, and ``compare`` leaves it
+    out. The reference matrices play no part.
 
     Args:
         measured: from ``measure``.

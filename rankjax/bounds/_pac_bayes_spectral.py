@@ -37,7 +37,8 @@ def pac_bayes_spectral(
 
     The theorem has ``M_l = 0``: its proof rescales the layers, and a fixed prior center does not
     follow. The explicit form therefore takes ``|A_l|_F`` whatever the reference. Norms are those of
-    the layer as a linear map. The theorem is about ReLU networks without biases.
+    the layer as a linear map. The theorem is about networks without biases with positively
+    homogeneous activations such as ReLU; see ``frobenius`` for others.
 
     Args:
         measured: from ``measure(structure, params, reference=...)``.

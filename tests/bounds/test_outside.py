@@ -94,6 +94,10 @@ def test_the_constant_between_two_layers_is_that_of_what_is_there(activation, co
     assert structure.outside == ()
     np.testing.assert_allclose(first.lipschitz, constant)
     assert second.lipschitz == 1
+
+
+@pytest.mark.parametrize("activation", [jax.nn.relu, jax.nn.gelu])
+def test_a_chain_with_known_constants_gets_explicit_bounds(activation):
     assert len(explicit(table(chain(activation)))) > 5
 
 
@@ -181,3 +185,32 @@ def test_every_use_of_a_tied_matrix_counts_in_the_rank_sparse_bound(uses):
         measured = measure(structure, params)
         values.append(bounds.rank_sparse(measured, Sample.of_size(100), gamma=1.0, p=0.5).value)
     np.testing.assert_allclose(values[0], values[1], rtol=1e-9)
+
+
+RESCALED = {"frobenius, explicit", "frobenius_neyshabur, explicit", "pac_bayes_spectral, explicit"}
+
+
+@jax.jit
+def bump(h):
+    return h * jnp.exp(-(h**2))
+
+
+def test_theorems_that_rescale_layers_are_for_homogeneous_activations():
+    for activation, options in ((jnp.tanh, {}), (bump, {"activations": {"bump": 1.0}})):
+        found = table(chain(activation), **options)
+        left_out = {name: why for name, why in found.left_out if name in RESCALED}
+        assert set(left_out) == RESCALED
+        assert all("positively homogeneous" in why for why in left_out.values())
+        assert any(row["bound"] == "spectral" for row in explicit(found))
+    assert not RESCALED & {name for name, _ in table(chain(jax.nn.leaky_relu)).left_out}
+
+
+def test_who_asks_for_such_a_bound_alone_is_told():
+    apply = chain(jnp.tanh)
+    structure = describe(PARAMS, apply=apply, example=X[:2])
+    sample = Sample.from_data(structure, PARAMS, X, Y, apply=apply)
+    measured = measure(structure, PARAMS)
+    for bound in (bounds.frobenius, bounds.pac_bayes_spectral):
+        assert "not for this network" in bound(measured, sample, gamma=1.0, kind="explicit").source
+        assert "not for" not in bound(measured, sample, gamma=1.0).source
+    assert "not for" not in bounds.one_inf(measured, sample, gamma=1.0, kind="explicit").source
