@@ -1,6 +1,6 @@
 """Test error against the parameters that are kept, on three small networks.
 
-    python benchmarks/compress_networks.py [--case mnist fashion-mnist transformer] [--picture FILE.png]
+    python benchmarks/compress_networks.py [--case mnist fashion-mnist transformer] [--picture FILE]
 
 Unmodified Flax Linen code: an MLP 784-512-512-10 on MNIST and on Fashion-MNIST, and a transformer
 of two blocks (d = 96) that reads the 28 rows of an MNIST image as tokens. Trained by Adam with a

@@ -4,6 +4,7 @@
 """
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,71 @@ def factorized(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def label_noise(rows: list[dict[str, Any]]) -> str:
+    """One row per noise and way: medians of the seeds, least and most in brackets."""
+    lines = [
+        "| labels that are random | training | strength | test accuracy at the end, % "
+        "| stopped early, % | ranks | time of a step |",
+        "|--:|---|--:|--:|--:|--:|--:|",
+    ]
+    for noise, way in sorted(_pairs(rows, "noise", "way"), key=lambda pair: pair[0]):
+        mine = [row for row in rows if (row["noise"], row["way"]) == (noise, way)]
+        early = 100 * statistics.median(row["test_at_best_validation"] for row in mine)
+        ranks = ", ".join(
+            str(round(statistics.median(r))) for r in zip(*_of(mine, "ranks"), strict=True)
+        )
+        lines.append(
+            f"| {100 * noise:.0f} % | {way} | {mine[0]['strength']:g} "
+            f"| {_spread([100 * row['test_at_end'] for row in mine], 2)} | {early:.2f} "
+            f"| {ranks} | {statistics.median(mine[0]['time_ratios']):.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def compress_networks(rows: list[dict[str, Any]]) -> str:
+    """One row per network and way, one column per budget: medians of the seeds."""
+    budgets = sorted({row["budget"] for row in rows}, reverse=True)
+    lines = [
+        "| network | weights | " + " | ".join(f"{100 * b:g} %" for b in budgets) + " |",
+        "|---|---|" + "--:|" * len(budgets),
+    ]
+    for case, way in _pairs(rows, "case", "way"):
+        cells = []
+        for budget in budgets:
+            key = (case, way, budget)
+            mine = [r["error"] for r in rows if (r["case"], r["way"], r["budget"]) == key]
+            cells.append(f"{100 * statistics.median(mine):.2f}" if mine else "")
+        lines.append(f"| {case} | {way} | " + " | ".join(cells) + " |")
+        if way == "data-aware":
+            timed = {r["budget"]: r for r in rows if r["case"] == case and "ratio" in r}
+            mine = {r["budget"]: r for r in timed.values() if r["way"] in ("dense", way)}
+            times = [f"{mine[b]['ratio']:.2f}" if b in mine else "" for b in budgets]
+            memory = [f"{mine[b]['mib']:.1f}" if b in mine else "" for b in budgets]
+            lines.append(f"| {case} | *its time, to the dense one's* | " + " | ".join(times) + " |")
+            lines.append(f"| {case} | *its memory, MiB* | " + " | ".join(memory) + " |")
+    return "\n".join(lines)
+
+
+def _pairs(rows: list[dict[str, Any]], *keys: str) -> list[tuple[Any, ...]]:
+    return list(dict.fromkeys(tuple(row[key] for key in keys) for row in rows))
+
+
+def _of(rows: list[dict[str, Any]], key: str) -> list[Any]:
+    return [row[key] for row in rows]
+
+
+def _spread(values: list[float], digits: int) -> str:
+    middle, low, high = statistics.median(values), min(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
+
+
 TABLES = {
     "certificates": certificates,
     "guarantees": guarantees,
     "compile_time": compile_time,
     "factorized": factorized,
+    "label_noise": label_noise,
+    "compress_networks": compress_networks,
 }
 
 
