@@ -8,6 +8,8 @@ of ``jax.interpreters`` and ``jax._src``.
   Only types and their documented fields are used; no primitive is defined.
 * ``jaxpr_as_fun``: ``certificates`` evaluates the program that it traced, and no other;
   ``network`` evaluates an activation of given constant at 0.
+* ``JaxprEqn.ctx.threefry_partitionable``: random bits depend on this setting, and ``apply`` may set
+  it for a part of what it does.
 
 The module takes a tenth of a second to import (it brings Pallas along), so it is imported for type
 checkers, and when a program is evaluated; what a program holds is told by its fields.
@@ -15,8 +17,11 @@ checkers, and when a program is evaluated; what a program holds is told by its f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeGuard
+
+import jax
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr as ClosedJaxpr
@@ -45,3 +50,14 @@ def as_function(closed: ClosedJaxpr) -> Callable[..., Any]:
     from jax.extend.core import jaxpr_as_fun
 
     return jaxpr_as_fun(closed)
+
+
+def run_equation(eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
+    """The outputs of an equation for these inputs, random bits as where it was traced."""
+    bound = eqn.primitive.get_bind_params(eqn.params)
+    # Older releases of JAX return (functions, params), newer ones just params.
+    functions, params = bound if isinstance(bound, tuple) else ((), bound)
+    setting = getattr(getattr(eqn, "ctx", None), "threefry_partitionable", None)
+    with nullcontext() if setting is None else jax.threefry_partitionable(setting):
+        outs = eqn.primitive.bind(*functions, *values, **params)
+    return list(outs) if eqn.primitive.multiple_results else [outs]

@@ -55,7 +55,7 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def held_by(closed: ClosedJaxpr, constants: Sequence[Any] = ()) -> Held:
+def held_by(closed: ClosedJaxpr, constants: Sequence[Any] = (), *, exact: bool = False) -> Held:
     """Count what a traced function holds besides its arguments.
 
     Every number in an equation but 0 counts, wherever it stands; shapes and axes are the
@@ -64,10 +64,12 @@ def held_by(closed: ClosedJaxpr, constants: Sequence[Any] = ()) -> Held:
     Args:
         closed: the traced function.
         constants: arrays that were handed in, but are no weights (random keys).
+        exact: whether the numbers are to be read as they are, subnormal ones, too.
 
     Raises:
         ValueError: if the function calls out of JAX or runs Python code of its own, where nothing
-            can be counted, or changes arrays in place.
+            can be counted, or changes arrays in place; with ``exact``, if it holds subnormal
+            numbers, which XLA takes for 0.
     """
     arrays: dict[int, Any] = {id(a): a for a in constants}
     scalars = 0
@@ -77,8 +79,9 @@ def held_by(closed: ClosedJaxpr, constants: Sequence[Any] = ()) -> Held:
         for atom in atoms:
             if is_literal(atom) and np.size(atom.val) > 1:
                 arrays[id(atom.val)] = atom.val
-            elif is_literal(atom) and (np.any(atom.val != 0) or np.any(np.signbit(atom.val))):
-                scalars += 1
+            elif is_literal(atom):
+                scalars += _is_number(atom.val)
+                check_subnormal("apply: holds", atom.val if exact else 0.0)
 
     def look(jaxpr: Jaxpr, consts: Sequence[Any]) -> None:
         nonlocal scalars
@@ -99,7 +102,33 @@ def held_by(closed: ClosedJaxpr, constants: Sequence[Any] = ()) -> Held:
                         look(inner, ())
 
     look(closed.jaxpr, closed.consts)
+    for array in arrays.values() if exact else ():
+        check_subnormal("apply: holds", array)
     return Held(len(arrays), sum(_numbers(a) for a in arrays.values()), scalars)
+
+
+def check_subnormal(where: str, array: Any) -> None:
+    """Refuse numbers that XLA takes for 0 and exact arithmetic does not.
+
+    Raises:
+        ValueError: for a number that is neither 0 nor normal.
+    """
+    dtype = getattr(array, "dtype", np.dtype(float))
+    if dtype not in (jnp.float32, jnp.bfloat16, jnp.float64):  # those of shorter types are kept
+        return
+    smallest = jnp.finfo(dtype).tiny
+    sizes = np.abs(np.asarray(array))
+    if np.any((sizes < smallest) & (sizes > 0)):
+        raise ValueError(
+            f"{where} a subnormal number of {dtype}, must be 0 or at least {float(smallest):.3g} "
+            "in size"
+        )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a literal is another number than 0."""
+    parts = np.stack([np.real(value), np.imag(value)]) if np.iscomplexobj(value) else value
+    return bool(np.any(parts != 0) or np.any(np.signbit(parts)))
 
 
 def _numbers(array: Any) -> int:
@@ -122,7 +151,7 @@ def is_weight(path: str, leaf: Any) -> bool:
     kind = "number" if isinstance(leaf, int | float | complex) else type(leaf).__name__
     raise ValueError(
         f"params[{path!r}]: got the Python {kind} {leaf!r}; must be an array, so that it is coded, "
-        "or a function"
+        "or a function; settings of a module can be closed over (equinox.partition separates them)"
     )
 
 

@@ -62,7 +62,13 @@ def _unreadable(leaf: Any) -> str | None:
         return "a shape without values"
     if isinstance(leaf, jax.Array) and leaf.is_deleted():
         return "a deleted or donated array"
+    if isinstance(leaf, np.ma.MaskedArray):
+        return "a masked array, whose mask would be lost"
     dtype = getattr(leaf, "dtype", None)
+    if isinstance(dtype, np.dtype) and not dtype.isnative:
+        return f"an array in the byte order of another machine ({dtype.str})"
+    if dtype == np.longdouble and np.dtype(np.longdouble).itemsize > 8:
+        return f"an array of {dtype}"
     return f"an array of {dtype}" if getattr(dtype, "kind", None) in _NO_REAL_NUMBERS else None
 
 

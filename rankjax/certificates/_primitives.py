@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _OUTSIDE = ("callback", "ffi_call", "custom_call", "outside_call")
 _OPAQUE = ("exported", "pallas", "composite")  # programs that a backend compiles in its own way
-_PRINTS = {"debug_callback", "debug_print"}  # nothing comes back from them
+PRINTS = {"debug_callback", "debug_print"}  # nothing comes back from them
 _DERIVATIVES = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}  # code for them only
 _GENERATORS = ("threefry2x32", "rbg", "unsafe_rbg")
 
@@ -32,7 +32,7 @@ def check_primitive(eqn: JaxprEqn) -> None:
         ValueError: if it calls out of JAX, changes an array in place, or holds Python code.
     """
     name = eqn.primitive.name
-    if name in _PRINTS and _is_of_jax(eqn.primitive):
+    if name in PRINTS and _is_of_jax(eqn.primitive):
         return
     if any(part in name for part in _OUTSIDE):
         raise ValueError(

@@ -34,11 +34,15 @@ def number_of_inputs(x: Any, batch_size: int) -> int:
         ValueError: for leaves without a common leading axis, no examples, or no batch.
     """
     sizes = {a.shape[0] if np.ndim(a) else None for a in jax.tree.leaves(x)}
-    if len(sizes) != 1 or None in sizes or 0 in sizes:
-        raise ValueError(f"x: got leading axes {sizes}, must be one number of examples, at least 1")
+    n = sizes.pop() if len(sizes) == 1 else None
+    if not n:
+        raise ValueError(
+            f"x: got {jax.tree.map(np.shape, x)}, must be arrays with one leading axis of at "
+            "least one example"
+        )
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, must be at least 1")
-    return sizes.pop()
+    return n
 
 
 def one_of(example: Any) -> Any:

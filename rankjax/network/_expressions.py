@@ -18,6 +18,8 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from rankjax._jax_internals import run_equation
+
 if TYPE_CHECKING:  # jax.extend imports Pallas, a tenth of a second
     from rankjax._jax_internals import JaxprEqn
 
@@ -106,7 +108,7 @@ def step(eqn: JaxprEqn, inputs: Sequence[Expression], output: int) -> Expression
     """One output of an equation."""
 
     def compute(value: Callable[[Expression], Any], _: Any, __: Any) -> Any:
-        outs = bind(eqn, [value(e) for e in inputs])
+        outs = run_equation(eqn, [value(e) for e in inputs])
         return outs[output]
 
     name = eqn.primitive.name
@@ -166,15 +168,6 @@ def _joined(
     every = dict.fromkeys([loop for e in inputs for loop in e.loops] + list(loops))
     ordered = tuple(sorted(every, key=lambda loop: loop.number))
     return Expression(compute, name, text, tuple(inputs), leaves, ordered)
-
-
-def bind(eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
-    """The outputs of an equation for these inputs."""
-    bound = eqn.primitive.get_bind_params(eqn.params)
-    # Older releases of JAX return (functions, params), newer ones just params.
-    subfuns, params = bound if isinstance(bound, tuple) else ((), bound)
-    outs = eqn.primitive.bind(*subfuns, *values, **params)
-    return list(outs) if eqn.primitive.multiple_results else [outs]
 
 
 def digest(expression: Expression) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 from jax.custom_batching import sequential_vmap
 
-from rankjax.network._expressions import bind
+from rankjax._jax_internals import run_equation
 from rankjax.network._tracing import CALLS, Program, called, scan_counts
 
 if TYPE_CHECKING:  # jax.extend imports Pallas, a tenth of a second
@@ -81,9 +81,9 @@ class _Runner:
         if self.change is not None:
             values = self.change(number, eqn, values)
         if eqn.primitive.name == "ragged_dot_general":  # has no rule for ``vmap``
-            outs = sequential_vmap(lambda *v: bind(eqn, v))(*values)
+            outs = sequential_vmap(lambda *v: run_equation(eqn, v))(*values)
         else:
-            outs = bind(eqn, values)
+            outs = run_equation(eqn, values)
         return self.looked_at(number, values, outs)
 
     def looked_at(self, number: int, values: list[Any], outs: list[Any]) -> list[Any]:

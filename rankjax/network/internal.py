@@ -12,6 +12,7 @@ from rankjax.network._examples import check_labels as check_labels
 from rankjax.network._examples import logits_of_one as logits_of_one
 from rankjax.network._examples import margin_of as margin_of
 from rankjax.network._examples import number_of_examples as number_of_examples
+from rankjax.network._examples import number_of_inputs as number_of_inputs
 from rankjax.network._factors import pairs as pairs
 from rankjax.network._named import Layout as Layout
 from rankjax.network._named import Named as Named

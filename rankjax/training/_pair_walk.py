@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rankjax._jax_internals import is_literal
+from rankjax._jax_internals import is_literal, run_equation
 from rankjax.network.internal import scan_counts
 from rankjax.training._pair import Pair, dense, is_factored
 from rankjax.training._pair_rules import RULES
@@ -56,9 +56,9 @@ class Walker:
                     for atom, value in zip(eqn.invars, operands, strict=True):
                         if is_factored(value):
                             env[atom] = self.whole(read(atom), eqn.primitive.name)
-                    results = _bind(eqn, [read(atom) for atom in eqn.invars])
+                    results = run_equation(eqn, [read(atom) for atom in eqn.invars])
             else:
-                results = _bind(eqn, operands)
+                results = run_equation(eqn, operands)
             env.update(zip(eqn.outvars, results, strict=True))
         return [read(atom) for atom in program.outvars]
 
@@ -173,11 +173,3 @@ def _live(program: Jaxpr) -> list[JaxprEqn]:
             needed |= {var for var in eqn.invars if not is_literal(var)}
             kept.append(eqn)
     return kept[::-1]
-
-
-def _bind(eqn: JaxprEqn, values: list[Any]) -> list[Any]:
-    bound = eqn.primitive.get_bind_params(eqn.params)
-    # Older releases of JAX return (functions, params), newer ones just params.
-    functions, params = bound if isinstance(bound, tuple) else ((), bound)
-    results = eqn.primitive.bind(*functions, *values, **params)
-    return list(results) if eqn.primitive.multiple_results else [results]

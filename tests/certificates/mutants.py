@@ -58,6 +58,7 @@ VERIFY, NEIGHBOR, GUARD = (
 NEAR, PRIMITIVES = "certificates/_near.py", "certificates/_primitives.py"
 CHECKS, BESIDE = "test_verify.py", "../test_near.py"
 SEEN = "test_certify.py"
+BREAKS = "test_breaks.py"
 
 LOST = RULES + "::test_no_bound_underflows,test_numbers_that_products_could_lose_are_refused"
 OWN = "test_breaks.py::test_primitives_that_run_code_of_their_user_are_refused"
@@ -687,6 +688,54 @@ MUTANTS = [
     Mutant(GUARD, "if not largest <= 1:", "if False:", SEEN),
     Mutant(GUARD, "jnp.maximum(changes - noise, 0)", "jnp.maximum(changes - noise, 0) * 0", SEEN),
     Mutant(GUARD, "change[place] *= min(", "change[place] *= 0 * min(", SEEN),
+    Mutant(
+        "_jax_internals.py",
+        "jax.threefry_partitionable(setting)",
+        "nullcontext()",
+        BREAKS + "::test_random_bits_are_drawn_as_where_they_were_traced",
+    ),
+    Mutant(
+        WALK,
+        "if name in PRINTS:",
+        "if False:",
+        BREAKS + "::test_what_apply_prints_is_not_run_while_it_is_read",
+    ),
+    Mutant(
+        WALK,
+        'check_subnormal("apply: computes", value)',
+        "pass",
+        BREAKS + "::test_subnormal_numbers_are_not_taken_for_zero",
+    ),
+    Mutant(
+        NETWORK,
+        'check_subnormal("x: got", array.astype(_declared_dtype(leaf)))',
+        "pass",
+        BREAKS + "::test_subnormal_numbers_are_not_taken_for_zero",
+    ),
+    Mutant(
+        "certificates/_held.py",
+        "sizes < smallest",
+        "sizes < 0",
+        BREAKS + "::test_subnormal_numbers_are_not_taken_for_zero",
+    ),
+    Mutant(
+        GUARD,
+        "64 * differ > len(exact)",
+        "4 * differ > len(exact)",
+        BREAKS + "::test_a_function_that_decides_few_examples_of_a_batch_otherwise_is_refused",
+    ),
+    Mutant(
+        "certificates/_inputs.py",
+        "isinstance(leaf, np.ma.MaskedArray)",
+        "False",
+        BREAKS + "::test_arrays_that_are_not_what_they_hold_are_named",
+    ),
+    Mutant(
+        "certificates/_inputs.py",
+        "not dtype.isnative",
+        "False",
+        BREAKS + "::test_arrays_that_are_not_what_they_hold_are_named",
+    ),
 ]
 
 

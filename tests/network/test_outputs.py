@@ -171,5 +171,5 @@ def test_bad_input_is_named(options, message):
 
 def test_no_examples_and_no_common_axis_are_named():
     for x in (DATA[:0], (DATA, DATA[:3])):
-        with pytest.raises(ValueError, match="x: got leading axes"):
+        with pytest.raises(ValueError, match="must be arrays with one leading axis"):
             OutputMoments.from_data(WIDE_STRUCTURE, WIDE, x, apply=lambda p, x: x)

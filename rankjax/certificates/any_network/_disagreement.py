@@ -14,7 +14,6 @@ from rankjax.certificates._near import NearCertificate
 from rankjax.certificates.any_network._binomial import CONTEXT, binomial_upper
 from rankjax.certificates.any_network._predictions import (
     Apply,
-    number_of_inputs,
     predictions,
 )
 from rankjax.certificates.any_network._statement import (
@@ -24,11 +23,13 @@ from rankjax.certificates.any_network._statement import (
     statement,
 )
 from rankjax.certificates.theorem import Certificate
+from rankjax.network.internal import number_of_inputs
 
 ASSUMPTIONS = (
     "the unlabeled examples are independent draws from the distribution that new ones come from",
     "nothing that made or chose the network or its surrogate has seen them",
     AS_COMPUTED,
+    "the certificate that was passed is that of the surrogate (verify it with its own data)",
 )
 _EXACT_ARITHMETIC = (
     "the surrogate, whose certificate is about exact arithmetic, classifies the unlabeled examples "

@@ -71,17 +71,3 @@ def trace_of_one(apply: Apply, params: Any, x: Any) -> Any:
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(f"apply: got outputs of {logits.dtype}, must be floating point logits")
     return traced
-
-
-def number_of_inputs(x: Any, batch_size: int) -> int:
-    """How many unlabeled inputs there are."""
-    sizes = {a.shape[0] if np.ndim(a) else None for a in jax.tree.leaves(x)}
-    n = sizes.pop() if len(sizes) == 1 else None
-    if not n:
-        raise ValueError(
-            f"x: got {jax.tree.map(np.shape, x)}, must be arrays with one leading axis of at "
-            "least one example"
-        )
-    if batch_size < 1:
-        raise ValueError(f"batch_size: got {batch_size}, must be at least 1")
-    return n

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rankjax.certificates._held import afresh, held_by, is_weight
+from rankjax.certificates._held import afresh, check_subnormal, held_by, is_weight
 from rankjax.certificates.theorem._nodes import Recursion, prune
 from rankjax.certificates.theorem._rules import touched
 from rankjax.certificates.theorem._values import (
@@ -233,7 +233,7 @@ class Network:
         self._closed: ClosedJaxpr = closed
         self._run = run
         passed = [a for a, i in zip(self._constant, self._which, strict=True) if i is None]
-        self.held = held_by(closed, passed)
+        self.held = held_by(closed, passed, exact=True)
         with jax.enable_x64(True):
             self._finish_reading(first)
         self._pass = jax.jit(self.batch)
@@ -347,8 +347,11 @@ class Network:
         check_labels(y, self.classes)
         y = y.astype(np.int64)
         for leaf in jax.tree.leaves(x):
-            if np.asarray(leaf).dtype == np.float64:  # no other type holds such numbers
-                check_sizes("x", np.asarray(leaf))
+            array = np.asarray(leaf)
+            if array.dtype == np.float64:  # no other type holds such numbers
+                check_sizes("x", array)
+            if not jnp.issubdtype(array.dtype, np.complexfloating):
+                check_subnormal("x: got", array.astype(_declared_dtype(leaf)))
         gaps, slots = [], []
         with jax.enable_x64(True):
             weights_on_device = jnp.asarray(weights, jnp.float64)

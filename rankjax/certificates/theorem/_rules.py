@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rankjax._jax_internals import run_equation
 from rankjax.certificates.theorem._nodes import Node, root
 from rankjax.certificates.theorem._values import (
     ARITHMETIC,
@@ -115,15 +116,7 @@ def places_after(shape: tuple[int, ...], eqn: JaxprEqn, values: Sequence[Any]) -
     """Where each entry of the result of such an equation stood in the operand."""
     places = np.arange(math.prod(shape)).reshape(shape)
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        return np.asarray(bind(eqn, [jnp.asarray(places), *values[1:]]))
-
-
-def bind(eqn: JaxprEqn, values: Sequence[Any]) -> Any:
-    """Run the primitive of an equation."""
-    bound = eqn.primitive.get_bind_params(eqn.params)
-    # Older releases of JAX return (functions, params), newer ones just params.
-    subfuns, params = bound if isinstance(bound, tuple) else ((), bound)
-    return eqn.primitive.bind(*subfuns, *values, **params)
+        return np.asarray(run_equation(eqn, [jnp.asarray(places), *values[1:]])[0])
 
 
 def _broadcast(rec, eqn, values, tags, out) -> Tag:

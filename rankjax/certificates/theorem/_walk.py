@@ -18,11 +18,12 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
-from rankjax._jax_internals import is_closed, is_literal
+from rankjax._jax_internals import is_closed, is_literal, run_equation
+from rankjax.certificates._held import check_subnormal
+from rankjax.certificates._primitives import PRINTS
 from rankjax.certificates.theorem._nodes import Node
 from rankjax.certificates.theorem._rules import (
     RULES,
-    bind,
     join,
     join_entries,
     rounding,
@@ -120,6 +121,8 @@ class Reader:
     ) -> tuple[Sequence[Any], Sequence[Tag]]:
         """Values and provenance of the outputs of one equation."""
         name = eqn.primitive.name
+        if name in PRINTS:  # what they call could change what is read next
+            return [], []
         if name in _CALLS:
             return self._call(eqn, values, tags)
         if not any(map(touched, tags)):
@@ -128,13 +131,14 @@ class Reader:
             return self._scan(eqn, values, tags)
         if name == "cond":
             return self._cond(eqn, values, tags)
-        if name not in _MULTIPLY:
-            outs = self._compute(eqn, values)
-            return outs, self._tags(eqn, values, tags, outs)
         pairs = list(zip(values, tags, strict=True))
-        values = [ordinary(value) if tag is DATA else value for value, tag in pairs]
+        for value, tag in pairs:
+            if tag is None and not isinstance(value, Tracer):
+                check_subnormal("apply: computes", value)
+        product = name in _MULTIPLY
+        values = [ordinary(value, product) if tag is DATA else value for value, tag in pairs]
         outs = self._compute(eqn, values)
-        if any(tag is None and beyond(value) for value, tag in pairs):
+        if product and any(tag is None and beyond(value) for value, tag in pairs):
             return outs, [Unknown("a product with a number beyond 1e-150 to 1e150")]
         return outs, self._tags(eqn, values, tags, outs)
 
@@ -182,10 +186,10 @@ class Reader:
             params["preferred_element_type"] = None
             params["precision"] = jax.lax.Precision.HIGHEST
         try:
-            found = bind(eqn.replace(params=params), values)
+            found = run_equation(eqn.replace(params=params), values)
         except (TypeError, ValueError, NotImplementedError):
             raise refused(repr(name)) from None
-        return _one_by_one(list(found) if eqn.primitive.multiple_results else [found])
+        return _one_by_one(found)
 
     def _untouched(self, eqn: JaxprEqn, values: list[Any], tags: list[Tag]):
         """As it is written; constants are computed at once, since rules look at their values."""
@@ -199,8 +203,7 @@ class Reader:
             )
         with jax.ensure_compile_time_eval() if constant else nullcontext():
             pairs = zip(values, eqn.invars, strict=True)
-            outs = bind(eqn, [as_declared(value, atom.aval) for value, atom in pairs])
-        outs = list(outs) if eqn.primitive.multiple_results else [outs]
+            outs = run_equation(eqn, [as_declared(value, atom.aval) for value, atom in pairs])
         if constant:
             return outs, [None] * len(outs)
         return _one_by_one(outs), [DATA] * len(outs)
@@ -329,7 +332,7 @@ def beyond(numbers: Any) -> bool:
     return bool(np.any(((sizes < 1e-150) & (sizes > 0)) | (sizes > 1e150)))
 
 
-def ordinary(value: Any) -> Any:
+def ordinary(value: Any, product: bool) -> Any:
     """The values, or NaN if one of them is subnormal or a product with it may be flushed to 0.
 
     Seen by their bits: XLA takes subnormal numbers for 0 where it compares them.
@@ -343,7 +346,7 @@ def ordinary(value: Any) -> Any:
     )
     sizes = bits & bits.dtype.type(2 ** (info.bits - 1) - 1)
     bad = (sizes > 0) & (sizes < bits.dtype.type(2**info.nmant))
-    if info.bits == 64:
+    if info.bits == 64 and product:
         size = jnp.abs(value)
         bad |= ((size < 1e-150) & (size > 0)) | (size > 1e150)
     return jnp.where(jnp.any(bad), jnp.asarray(jnp.nan, value.dtype), value)

@@ -383,7 +383,10 @@ def test_a_function_of_one_example_only_is_refused():
     def first(p, x):
         return x[:1] @ p["kernel"]
 
-    for apply, message in ((alone, "must take a batch of 32"), (first, r"returned \(1, 2\) for a")):
+    for apply, message in (
+        (alone, "must take a batch of 192"),
+        (first, r"returned \(1, 2\) for a"),
+    ):
         with pytest.raises(ValueError, match=f"apply: {message}"):
             certify(describe(params), params, X, Y, apply=apply)
 
@@ -486,8 +489,8 @@ def test_subnormal_numbers_in_products_are_refused():
         return (tiny @ p["a"].astype(jnp.float32)).astype(float) * 1e39 + x @ p["b"]
 
     for apply, match in (
-        (kernel, "a product with a number beyond"),
-        (matrix, "a product with a number beyond"),
+        (kernel, "a subnormal number of float64"),
+        (matrix, "a subnormal number of float64"),
         (bits, "too close to 0 or too large"),
         (single, "too close to 0 or too large"),
     ):
@@ -533,8 +536,21 @@ def test_a_function_of_the_batch_is_refused_by_the_guard():
         return (x @ p["kernel"]) * (1.0 if len(x) == 1 else -1.0)
 
     params = {"kernel": GOOD}
-    with pytest.raises(ValueError, match="apply: decides 32 of 32 examples otherwise"):
+    with pytest.raises(ValueError, match="apply: decides 1024 of 1024 examples otherwise"):
         certify(describe(params), params, TWO_X, TWO, apply=alone)
+
+
+def test_a_function_that_decides_few_examples_of_a_batch_otherwise_is_refused():
+    x = np.random.default_rng(0).normal(size=(600, 2))
+
+    def few(p, x):
+        other = (x[:, :1] > 1.8) if len(x) > 1 else False
+        return (x @ p["kernel"]) * jnp.where(other, -1.0, 1.0)
+
+    params = {"kernel": jnp.eye(2)}
+    structure = describe(params, axes={"kernel": ((1,), (0,))})
+    with pytest.raises(ValueError, match=r"apply: decides [12]\d of 576 examples otherwise"):
+        certify(structure, params, x, np.argmax(x, 1), apply=few, reference=params)
 
 
 def test_random_numbers_that_depend_on_the_batch_are_refused():
@@ -558,3 +574,97 @@ def test_a_certificate_that_verifies_itself_is_refused():
     trusted = Trusted(**{name: getattr(found, name) for name in found.__dataclass_fields__})
     with pytest.raises(ValueError, match="certificate: got Trusted"):
         verify(trusted, structure, params, X, Y, apply=TABLES["a product"])
+
+
+def test_random_bits_are_drawn_as_where_they_were_traced():
+    """``jax.threefry_partitionable`` may be set for a part of what ``apply`` does."""
+
+    def features(partitionable):
+        with jax.threefry_partitionable(partitionable):
+            return jax.random.normal(jax.random.key(7), (6, 2))
+
+    x = np.random.default_rng(0).normal(size=(400, 6))
+    params = {"w": jnp.eye(2)}
+    for setting in (True, False):
+        apply = lambda p, x, s=setting: (x @ features(s)) @ p["w"]  # noqa: E731
+        y = np.argmax(x @ np.asarray(features(not setting)), 1)
+        wrong = int(np.sum(np.argmax(apply(params, x), 1) != y))
+        structure = describe(params, apply=apply, example=x[:1])
+        found = certify(structure, params, x, y, apply=apply, reference=params, guard=False)
+        assert wrong > 40
+        assert found.errors >= wrong
+
+
+def test_what_apply_prints_is_not_run_while_it_is_read():
+    """A callback could change an array of NumPy that ``apply`` holds before it is read."""
+    calls = []
+
+    def apply(p, x):
+        jax.debug.callback(lambda _: calls.append(1), 0.0)
+        jax.debug.print("{}", x[0, 0])
+        return x @ p["w"]
+
+    x = np.random.default_rng(0).normal(size=(40, 2))
+    params = {"w": jnp.eye(2)}
+    structure = describe(params, axes={"w": ((1,), (0,))})
+    y = np.argmax(x, 1)
+    found = certify(structure, params, x, y, apply=apply, reference=params, guard=False)
+    verify(found, structure, params, x, y, apply=apply, reference=params)
+    jax.effects_barrier()
+    assert calls == []
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("where", ["x", "array", "number", "computed"])
+def test_subnormal_numbers_are_not_taken_for_zero(dtype, where):
+    """The exact network errs on all: ``1e-40 * 1e40 = 1 > 0.5``; XLA makes 0 of 1e-40."""
+    tiny = np.asarray(1e-40, np.float32).astype(dtype)
+
+    def apply(p, x):
+        if where == "array":
+            x = jnp.minimum(x, jnp.asarray(np.full((1, 3), tiny)))[:, :1]
+        elif where == "number":
+            x = jnp.minimum(x, tiny)
+        elif where == "computed":
+            bits = {2: jnp.uint16, 4: jnp.uint32}[jnp.dtype(dtype).itemsize]
+            x = lax.bitcast_convert_type(jnp.full(x.shape, 9, bits), dtype)
+        pair = jnp.concatenate([jnp.zeros_like(x), x], 1) + p["b"][None]
+        grown = pair.astype(jnp.float32) * np.float32(1e20) * np.float32(1e20)
+        return grown + jnp.array([[0.5, 0.0]], jnp.float32) + jnp.zeros_like(p["w"])[:1]
+
+    x = np.full((400, 1), tiny if where == "x" else 1).astype(dtype)
+    params = {"b": jnp.zeros(2, dtype), "w": jnp.zeros((2, 2), jnp.float32)}
+    structure = describe(params, axes={"w": ((1,), (0,))})
+    with pytest.raises(ValueError, match=r"a subnormal number of|not finite"):
+        certify(
+            structure, params, x, np.zeros(400, int), apply=apply, reference=params, guard=False
+        )
+
+
+def test_a_complex_number_before_the_weights_is_read():
+    x = np.random.default_rng(0).normal(size=(40, 2))
+    apply = lambda p, x: jnp.abs(jnp.exp(2j * x.astype(complex))) * x @ p["w"]  # noqa: E731
+    params = {"w": jnp.eye(2)}
+    structure = describe(params, axes={"w": ((1,), (0,))})
+    found = certify(structure, params, x, np.argmax(x, 1), apply=apply, reference=params)
+    assert found.errors == 0
+    assert "1 further number written into apply" in " ".join(found.assumptions)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda a: np.ma.masked_array(a, a > 0), "a masked array"),
+        (lambda a: a.astype(a.dtype.newbyteorder(">")), "byte order of another machine"),
+    ],
+)
+def test_arrays_that_are_not_what_they_hold_are_named(spoil, message):
+    x = np.random.default_rng(0).normal(size=(40, 2))
+    y, params = np.argmax(x, 1), {"w": np.eye(2)}
+    apply = lambda p, x: jnp.asarray(x) @ jnp.asarray(p["w"])  # noqa: E731
+    structure = describe(params, axes={"w": ((1,), (0,))})
+    for name in ("x", "y", "params"):
+        given = {"x": x, "y": y, "params": params}
+        given[name] = {"w": spoil(np.eye(2))} if name == "params" else spoil(given[name])
+        with pytest.raises(ValueError, match=rf"^{name}.*{message}"):
+            certify(structure, given["params"], given["x"], given["y"], apply=apply)

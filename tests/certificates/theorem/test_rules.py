@@ -515,7 +515,7 @@ def test_numbers_that_products_could_lose_are_refused():
         with pytest.raises(ValueError, match="x: got a number of size"):
             network.observe(np.array([1.0, -1.0]), np.full((1, 1, 1), weight), np.array([0]))
     for apply in (
-        lambda p, x: (x[0] @ p["t"]) * 1e308 * 5.9e-309,
+        lambda p, x: (x[0] @ p["t"]) * 1e308 * 2.3e-308,
         lambda p, x: (x[0] @ p["t"]) / 1.7e308,
         lambda p, x: (x[0] @ p["t"]) @ jnp.array([[1.0, 1e-200], [0.0, 1.0]]),
     ):
