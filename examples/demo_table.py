@@ -55,6 +55,27 @@ def print_demo(results: dict[str, Any], console: Console) -> None:
         "logarithms: it compares networks, it guarantees nothing. "
         f"Weight of log(bound) in the loss: {settings['weight']:g}."
     )
+    console.print(_small(results))
+
+
+def _small(results: dict[str, Any]) -> Table:
+    """The dense network beside those that are cut to the ranks they use."""
+    networks = list(results["small"].values())
+    table = Table(
+        title="cut to the singular values above 0.001 of each largest",
+        title_justify="left",
+    )
+    table.add_column("")
+    table.add_column("plain, dense", justify="right")
+    for name in results["small"]:
+        table.add_column(f"{name}, cut", justify="right")
+    rows = (("parameters", "parameters", "{:,.0f}"), ("bytes", "bytes", "{:,.0f}"))
+    for title, key, fmt in (*rows, ("time of 1024 images, ms", "ms", "{:.2f}")):
+        values = [networks[0][key]["dense"], *(network[key]["small"] for network in networks)]
+        table.add_row(title, *map(fmt.format, values))
+    errors = [results["runs"][0]["test_error"], *(network["test_error"] for network in networks)]
+    table.add_row("test error", *map("{:.2%}".format, errors))
+    return table
 
 
 def _row(table: Table, name: str, values: list[float], fmt: str) -> None:

@@ -15,6 +15,7 @@ import optax
 from flax import nnx
 
 from examples.datasets import Dataset
+from examples.demo_small import shrink
 from rankjax.bounds import rank_sparse
 from rankjax.matrix import spectrum
 from rankjax.network import Sample, Structure, describe, measure
@@ -92,8 +93,9 @@ def run_demo(
     """Train plainly and with the bound, and measure both.
 
     Returns:
-        A JSON-able dictionary: ``settings``, ``dataset``, ``structure`` (as printed) and ``runs``;
-        and the trained parameters by the name of the run.
+        A JSON-able dictionary: ``settings``, ``dataset``, ``structure`` (as printed), ``runs``, and
+        what they become when they are cut, ``small``; and the trained parameters by the name of the
+        run.
     """
     pixels = int(np.prod(data.x_train.shape[1:]))
     model = MLP(pixels, settings.width, data.classes, rngs=nnx.Rngs(settings.seed))
@@ -103,18 +105,20 @@ def run_demo(
         return nnx.merge(graph, params)(x)
 
     structure = describe(initial, apply=apply, example=data.x_train[:1])
-    runs, trained = [], {}
+    runs, trained, small = [], {}, {}
     for name, weight in (("plain", 0.0), ("rank-sparse", settings.weight)):
         run, trained[name] = _train(
             name, weight, data, settings, structure, initial, progress, apply=apply
         )
         runs.append(run)
+        small[name] = shrink(structure, trained[name], data, apply=apply)
     results = {
         "dataset": data.name,
         "examples": {"train": len(data.x_train), "test": len(data.x_test)},
         "settings": asdict(settings),
         "structure": str(structure),
         "runs": [asdict(run) for run in runs],
+        "small": small,
     }
     return results, trained
 

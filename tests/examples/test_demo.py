@@ -50,6 +50,12 @@ def test_a_small_training_with_the_bound_lowers_ranks_and_is_read_back_as_a_func
         params = dict(paths_and_leaves(trained["plain"]))
         wrong = np.argmax(demo_network.apply(params, few.x_train), 1) != few.y_train
         assert wrong.mean() == pytest.approx(plain["train_error"], abs=1e-6)
+    for run in (plain, sparse):
+        small = results["small"][run["name"]]
+        assert small["test_error"] == pytest.approx(run["test_error"], abs=0.02)
+        assert small["parameters"]["dense"] == sum(map(np.size, params.values()))
+        assert small["bytes"]["dense"] == 4 * small["parameters"]["dense"]
+    assert results["small"]["rank-sparse"]["parameters"]["small"] < small["parameters"]["dense"]
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +87,8 @@ def test_the_table_prints_both_runs_and_says_what_the_bound_is(quick):
     assert "soft rank, p = 0.3" in text
     assert "it guarantees nothing" in " ".join(text.split())
     assert "left out" in text
+    assert "rank-sparse, cut" in text
+    assert "time of 1024 images" in text
 
 
 @pytest.mark.slow
