@@ -134,7 +134,7 @@ def _bounds(bounds: Table) -> str:
     for title, part in by_kind(bounds.sorted()):
         rows = [
             (
-                f"{_bar(row['log10'], low, high)}{path(row['bound'])}",
+                f"{path(row['bound'])}{_bar(row['log10'], low, high)}",
                 (f"{row['log10']:z.2f}", f"{row['value']:.3g}", row["quantity"], row["source"]),
             )
             for row in part.rows()
@@ -201,10 +201,11 @@ def _map(analysis: Analysis, base: Analysis | None) -> str:
         maps += (
             f'<div class="choice-{i}"><div class="pair">'
             + "".join(heat_map(one, low, high, side) for side, one in found)
-            + f'</div><p class="scale">{low:.1%}<i></i>{high:.1%} of the full rank</p></div>'
+            + f'</div><p class="scale">{low:.1%}<i></i>{high:.1%}</p></div>'
         )
     return (
-        '<section id="map"><h2>Ranks over depth and kind of module</h2>'
+        '<section id="map"><h2>Ranks over depth and kind of module</h2><p>Depth is the first '
+        "number in the path of a matrix; the color is its share of the full rank.</p>"
         f'<div class="choices">{choices}</div>{maps}</section>'
     )
 

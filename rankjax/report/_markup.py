@@ -64,9 +64,8 @@ def heat_map(found: RankMap, low: float, high: float, caption: str) -> str:
                 line += "<td></td>"
                 continue
             place = (cell.share - low) / (high - low) if high > low else 0.5
-            strong = ' class="strong"' if place > 0.5 else ""
             line += (
-                f'<td{strong} style="--v:{place:.0%}" title="{text(cell.text)}">'
+                f'<td style="--v:{place:.0%}" title="{text(cell.text)}">'
                 f"{short_rank(cell.rank)}</td>"
             )
         lines.append(line + "</tr>")

@@ -68,15 +68,9 @@ def linear_ticks(low: float, high: float, about: int = 5) -> list[float]:
 def short(value: float) -> str:
     """A label of a tick."""
     if value != 0 and not 1e-3 < abs(value) < 1e5:
-        exponent = math.floor(math.log10(abs(value)) + 1e-9)
-        lead = f"{value / 10**exponent:.0f}·"
-        lead = {"1·": "", "-1·": "-"}.get(lead, lead)
-        return f"{lead}10{_superscript(exponent)}"
+        lead, exponent = f"{value:.0e}".split("e")
+        return f"{lead}e{int(exponent)}"
     return f"{value:g}"
-
-
-def _superscript(exponent: int) -> str:
-    return str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 @dataclass(frozen=True)

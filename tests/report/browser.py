@@ -100,6 +100,11 @@ class Browser:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
+    def complaints(self):
+        """Errors of scripts, and what the policy of the page refused."""
+        bad = {"Log.entryAdded", "Runtime.exceptionThrown"}
+        return [event for event in self.events if event.get("method") in bad]
+
     def picture(self) -> bytes:
         """The whole page, as PNG."""
         found = self("Page.captureScreenshot", captureBeyondViewport=True)
