@@ -119,11 +119,12 @@ def _plan(analysis: Analysis, plan: RankPlan | None) -> str:
         how = f" Every matrix keeps {DEFAULT_ENERGY:.0%} of its energy."
     if analysis.reference is not None:
         how += " These are ranks of the difference, kept as two factors beside the reference."
-    rows = ((path(cut.path), plan_cells(cut)) for cut in plan.cuts)
+    # A list of full ranks would recommend nothing.
+    rows = [(path(cut.path), plan_cells(cut)) for cut in plan.cuts] if plan.ranks else []
+    found = data_table("Recommended ranks", ("path", *PLAN_HEADINGS), rows) if rows else ""
     return (
-        f'<section id="plan"><h2>Recommended ranks</h2><p>{text(plan_line(plan) + how)}</p>'
-        + data_table("Recommended ranks", ("path", *PLAN_HEADINGS), rows)
-        + "</section>"
+        f'<section id="plan"><h2>Recommended ranks</h2><p>{text(plan_line(plan) + how)}</p>{found}'
+        "</section>"
     )
 
 

@@ -1,6 +1,7 @@
 """Ranks over depth, and the pictures on axes of matplotlib."""
 
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from rankjax.report._rank_map import rank_map, short_rank
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("agg")
-plt = pytest.importorskip("matplotlib.pyplot")
+plt: Any = pytest.importorskip("matplotlib.pyplot")
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +89,7 @@ def tree(noise=0.0):
 
 def test_a_spectrum_shows_the_singular_values_of_its_row():
     row, base = (analyze(tree(noise)).rows[0] for noise in (0.1, 0.0))
-    ax = plot_spectrum(row, base=base)
+    ax: Any = plot_spectrum(row, base=base)
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
     assert ax.get_title() == row.path
     curves = {line.get_label(): line for line in ax.get_lines()}
@@ -114,7 +115,7 @@ def test_given_axes_are_used_and_returned():
 @pytest.mark.parametrize("rank", ["energy_99", "effective", "stable", "numerical"])
 def test_a_map_has_a_cell_per_matrix(rank):
     found = analyze(tree(0.1))
-    ax = plot_rank_map(found, rank)
+    ax: Any = plot_rank_map(found, rank)
     value = {"energy_99": lambda row: row.rank_at[2], "effective": lambda row: row.effective_rank,
              "stable": lambda row: row.stable_rank,
              "numerical": lambda row: row.numerical_rank}[rank]  # fmt: skip
@@ -134,7 +135,7 @@ def table(*rows):
 
 
 def test_bounds_are_bars_of_their_logarithms_explicit_ones_first():
-    ax = plot_bounds(table(("a", "dominant", 10.0), ("b", "explicit", 1e3), ("c", "dominant", 1.0),
+    ax: Any = plot_bounds(table(("a", "dominant", 10.0), ("b", "explicit", 1e3), ("c", "dominant", 1.0),
                            ("d", "explicit", np.nan), ("e", "dominant", np.inf)))  # fmt: skip
     assert [label.get_text() for label in ax.get_yticklabels()] == ["b", "c", "a"]
     widths = {kind.get_label(): [bar.get_width() for bar in kind] for kind in ax.containers}
