@@ -104,7 +104,7 @@ def _summary(analysis: Analysis, plan: RankPlan) -> str:
     )
 
 
-def _size(count: int) -> str:
+def _size(count: float) -> str:
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

@@ -64,9 +64,8 @@ def rank_map(rows: Sequence[Row], rank: Rank) -> RankMap:
     """The map of one rank; the first number in a path is its depth, the rest its kind."""
     places = _places([row.path for row in rows])
     kinds = list(dict.fromkeys(kind for kind, _ in places))
-    depths: list[int | None] = sorted({depth for _, depth in places if depth is not None})
-    if any(depth is None for _, depth in places):
-        depths.append(None)
+    # Those without a number come last.
+    depths = sorted({depth for _, depth in places}, key=lambda depth: (depth is None, depth or 0))
     members: dict[tuple[str, int | None], list[Row]] = {}
     for place, row in zip(places, rows, strict=True):
         members.setdefault(place, []).append(row)

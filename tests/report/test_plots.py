@@ -36,8 +36,8 @@ def test_the_first_number_is_the_depth_and_the_rest_the_kind():
     )  # fmt: skip
     assert places("Dense_0/kernel", "Dense_1/kernel")[:2] == (("Dense_*/kernel",), (0, 1))
     # Matrices of the same name in encoder and decoder stay apart.
-    kinds, depths, _ = places("enc.0.q", "enc.1.q", "dec.0.q")
-    assert kinds == ("dec.*.q", "enc.*.q")
+    kinds, depths, _ = places("enc.0.q.w", "enc.1.q.w", "enc.0.k.w", "dec.0.q.w")
+    assert kinds == ("dec.*.q.w", "enc.*.k.w", "enc.*.q.w")
     assert depths == (0, 1)
     assert places("h.0.q", "h.1.q", "head")[1] == (0, 1, None)
     assert places("first", "last")[:2] == (("first", "last"), (None,))
@@ -135,8 +135,9 @@ def table(*rows):
 
 
 def test_bounds_are_bars_of_their_logarithms_explicit_ones_first():
-    ax: Any = plot_bounds(table(("a", "dominant", 10.0), ("b", "explicit", 1e3), ("c", "dominant", 1.0),
-                           ("d", "explicit", np.nan), ("e", "dominant", np.inf)))  # fmt: skip
+    rows = [("a", "dominant", 10.0), ("b", "explicit", 1e3), ("c", "dominant", 1.0),
+            ("d", "explicit", np.nan), ("e", "dominant", np.inf)]  # fmt: skip
+    ax: Any = plot_bounds(table(*rows))
     assert [label.get_text() for label in ax.get_yticklabels()] == ["b", "c", "a"]
     widths = {kind.get_label(): [bar.get_width() for bar in kind] for kind in ax.containers}
     assert widths == {"explicit": [pytest.approx(3)], "dominant": [0, pytest.approx(1)]}
