@@ -46,6 +46,10 @@ assert structure.names == ("kernel",)
 from rankjax.report import analyze
 assert [row.path for row in analyze("orbax").rows] == ["Dense_0/kernel", "Dense_1/kernel"]
 """,
+    "plot": """
+from rankjax.report import analyze, plot_rank_map
+assert len(plot_rank_map(analyze("w.npz")).texts) == 2
+""",
     "report": """
 import numpy as np
 from rankjax.report import analyze, html_report
@@ -100,6 +104,7 @@ def test_it_holds_the_library_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"rankjax"}
     assert {"rankjax/py.typed", "rankjax/report/report.css"} <= set(names)
+    assert "rankjax/report/report.js" in names
     sources = {str(path.relative_to(ROOT)) for path in ROOT.glob("rankjax/**/*.py")}
     assert sources == {name for name in names if name.endswith(".py")}
 

@@ -127,7 +127,7 @@ class Table:
         for row in self.rows():
             lines.append(
                 f"{row['bound']:<{width}}  {row['kind']:<8}  {row['quantity']:<13}  "
-                f"{row['log10']:>5.2f}  {row['value']:.3g}"
+                f"{row['log10']:>z5.2f}  {row['value']:.3g}"
             )
         return "\n".join(
             [*lines, f"n = {self.n}, gamma = {self.gamma:.4g}", self.NOTE, *self.remarks()]

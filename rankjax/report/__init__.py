@@ -10,6 +10,10 @@ from rankjax.report._matrices_by_name import matrices_by_name as matrices_by_nam
 from rankjax.report._network import Network as Network
 from rankjax.report._network import read_data as read_data
 from rankjax.report._network import read_network as read_network
+from rankjax.report._plots import plot_bounds as plot_bounds
+from rankjax.report._plots import plot_rank_map as plot_rank_map
+from rankjax.report._plots import plot_spectra as plot_spectra
+from rankjax.report._plots import plot_spectrum as plot_spectrum
 from rankjax.report._rank_plan import Cut as Cut
 from rankjax.report._rank_plan import RankPlan as RankPlan
 from rankjax.report._rank_plan import plan_ranks as plan_ranks

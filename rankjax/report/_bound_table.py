@@ -23,7 +23,7 @@ def markdown_table(table: Table, *, breakdown: bool = False) -> str:
     """
     lines = []
     for title, part in by_kind(table):
-        rows = [row | {"value": f"{row['value']:.3g}", "log10": f"{row['log10']:.2f}"}
+        rows = [row | {"value": f"{row['value']:.3g}", "log10": f"{row['log10']:z.2f}"}
                 for row in part.rows()]  # fmt: skip
         lines += [f"**{title}**", "", _line(table.COLUMNS), "|---|---|---|--:|--:|---|"]
         lines += [*(_line(row[column] for column in table.COLUMNS) for row in rows), ""]

@@ -42,7 +42,7 @@ def rich_bounds(table: Table) -> Group:
     for title, part in by_kind(table.sorted()):
         rows = part.rows()
         names = [row["bound"] for row in rows]
-        cells = [(row["quantity"], f"{row['log10']:.2f}", f"{row['value']:.3g}") for row in rows]
+        cells = [(row["quantity"], f"{row['log10']:z.2f}", f"{row['value']:.3g}") for row in rows]
         parts += [
             Text(title, "bold"),
             Pieces("bound", names, ("quantity", "log10", "value"), cells),

@@ -90,7 +90,9 @@ def plan_cells(cut: Cut) -> list[str]:
 
 
 def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3g}" if value < 1e5 else f"{value:.2e}"
+    if math.isnan(value):
+        return "-"
+    return f"{value:.0f}" if 1e3 <= value < 1e5 else f"{value:.3g}"
 
 
 def by_reason(left_out: Iterable[LeftOut]) -> list[str]:

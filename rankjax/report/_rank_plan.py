@@ -124,10 +124,6 @@ def plan_ranks(
     return RankPlan(tuple(map(_cut, groups, ranks)))
 
 
-def _full_rank(row: Row) -> int:
-    return min(row.shape) if row.given_rank is None else row.given_rank
-
-
 def _cost(rows: list[Row], rank: int) -> int:
     """Parameters of a leaf cut to a rank; it stays as it is where factors would not be smaller."""
     return min(len(rows) * rank * sum(rows[0].shape), sum(row.parameters for row in rows))
@@ -160,7 +156,7 @@ def _cut(rows: list[Row], rank: int) -> Cut:
     first = rows[0]
     parameters, kept = sum(row.parameters for row in rows), _cost(rows, rank)
     if kept == parameters:
-        rank = _full_rank(first)
+        rank = first.full_rank
     lost = max(float(np.sum(_energies(row)[rank:])) for row in rows)
     noise = [
         min(noise_rank(row.singular_values, *row.shape), row.numerical_rank)

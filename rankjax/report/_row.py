@@ -63,3 +63,8 @@ class Row:
         """Entries of the matrix, or of the two factors of an update."""
         m, n = self.shape
         return m * n if self.given_rank is None else self.given_rank * (m + n)
+
+    @property
+    def full_rank(self) -> int:
+        """The largest rank that the shape allows, or the two factors of an update."""
+        return min(self.shape) if self.given_rank is None else self.given_rank

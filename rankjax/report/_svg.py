@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
+from typing import Any
 
 MOST_POINTS = 80  # of a curve: more cannot be told apart at this size
 
@@ -20,7 +21,6 @@ class Scale:
         start: pixel.
         stop: pixel.
         log: by the logarithm.
-        whole: labels are whole numbers.
     """
 
     low: float
@@ -28,7 +28,6 @@ class Scale:
     start: float
     stop: float
     log: bool = True
-    whole: bool = False
 
     def __call__(self, value: float) -> float:
         """The pixel of a value; of one that is outside, the nearest edge."""
@@ -42,8 +41,7 @@ class Scale:
     def ticks(self) -> list[float]:
         """Round numbers: powers of ten; what lies between them where there would be few."""
         if not self.log:
-            found = linear_ticks(self.low, self.high)
-            return [t for t in found if t == round(t)] if self.whole else found
+            return linear_ticks(self.low, self.high)
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
         inside = []
         for steps in ((1,), (1, 3), (1, 2, 5)):
@@ -70,29 +68,43 @@ def linear_ticks(low: float, high: float, about: int = 5) -> list[float]:
 def short(value: float) -> str:
     """A label of a tick."""
     if value != 0 and not 1e-3 < abs(value) < 1e5:
-        exponent = math.floor(math.log10(abs(value)) + 1e-9)
-        lead = f"{value / 10**exponent:.0f}·"
-        lead = {"1·": "", "-1·": "-"}.get(lead, lead)
-        return f"{lead}10{_superscript(exponent)}"
+        lead, exponent = f"{value:.0e}".split("e")
+        return f"{lead}e{int(exponent)}"
     return f"{value:g}"
 
 
-def _superscript(exponent: int) -> str:
-    return str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+@dataclass(frozen=True)
+class Line:
+    """A curve.
+
+    Attributes:
+        points: ``(x, y)``; those that are not finite are left out.
+        color: as ``#rrggbb``.
+        title: shown on hovering.
+        width: in pixels.
+        dashed: or drawn through.
+    """
+
+    points: Sequence[tuple[float, float]]
+    color: str
+    title: str = ""
+    width: float = 1.5
+    dashed: bool = False
 
 
 @dataclass
 class Plot:
-    """A plot with two axes; marks are added to it, ``text()`` is the SVG.
+    """A plot with two axes: ``text()`` is its SVG, ``draw`` puts it on axes of matplotlib.
 
     Attributes:
-        title: said by the picture (for readers that do not see it) and shown on hovering.
+        title: said by the picture (for readers that do not see it).
         x: horizontal scale, in pixels of the picture.
         y: vertical scale; its ``start`` is the bottom.
         width: of the picture.
         height: of the picture.
         x_label: under the axis.
         y_label: above the axis.
+        lines: what it shows.
     """
 
     title: str
@@ -102,37 +114,26 @@ class Plot:
     height: int
     x_label: str = ""
     y_label: str = ""
-    marks: list[str] = field(default_factory=list)
-
-    def line(
-        self, points: Sequence[tuple[float, float]], color: str, *, title: str = "",
-        width: float = 1.5, dashed: bool = False, dots: bool = False,
-    ) -> None:  # fmt: skip
-        """A curve through the points; with ``dots`` each one is marked."""
-        at = [(self.x(a), self.y(b)) for a, b in points if math.isfinite(a) and math.isfinite(b)]
-        if not at:
-            return
-        hover = f"<title>{escape(title)}</title>" if title else ""
-        dash = ' stroke-dasharray="4 3"' if dashed else ""
-        if len(at) > 1:
-            places = " ".join(f"{a:.1f},{b:.1f}" for a, b in at)
-            self.marks.append(
-                f'<polyline points="{places}" fill="none" stroke="{color}" '
-                f'stroke-width="{width}"{dash}>{hover}</polyline>'
-            )
-        if dots or len(at) == 1:
-            self.marks += [
-                f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.2" fill="{color}">{hover}</circle>'
-                for a, b in at
-            ]
+    lines: list[Line] = field(default_factory=list)
 
     def vertical(self, value: float, color: str, title: str) -> None:
         """A thin line across the plot."""
-        at = self.x(value)
-        self.marks.append(
-            f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{self.y.start}" y2="{self.y.stop}" '
-            f'stroke="{color}" stroke-dasharray="2 2"><title>{escape(title)}</title></line>'
-        )
+        ends = [(value, self.y.low), (value, self.y.high)]
+        self.lines.append(Line(ends, color, title, 1.0, dashed=True))
+
+    def draw(self, ax: Any) -> None:
+        """Draw the lines on axes of matplotlib, with scales and labels."""
+        for line in self.lines:
+            style = "--" if line.dashed else "-"
+            at = list(zip(*line.points, strict=True))
+            if at:
+                ax.plot(*at, style, color=line.color, linewidth=line.width, label=line.title)
+        for name, scale, label in (("x", self.x, self.x_label), ("y", self.y, self.y_label)):
+            ax.set(**{
+                f"{name}scale": "log" if scale.log else "linear",
+                f"{name}lim": (scale.low, scale.high),
+                f"{name}label": label,
+            })  # fmt: skip
 
     def text(self) -> str:
         """The picture."""
@@ -156,7 +157,7 @@ class Plot:
                 f'<text x="{at:.1f}" y="{self.y.start + 14}" text-anchor="middle">'
                 f"{escape(short(tick))}</text>"
             )
-        parts += self.marks
+        parts += map(self._mark, self.lines)
         if self.x_label:
             middle = (self.x.start + self.x.stop) / 2
             parts.append(
@@ -169,6 +170,19 @@ class Plot:
                 f"{escape(self.y_label)}</text>"
             )
         return "".join(parts) + "</svg>"
+
+    def _mark(self, line: Line) -> str:
+        at = [(self.x(a), self.y(b)) for a, b in line.points if math.isfinite(a + b)]
+        hover = f"<title>{escape(line.title)}</title>" if line.title else ""
+        dash = ' stroke-dasharray="4 3"' if line.dashed else ""
+        if len(at) == 1:
+            ((a, b),) = at
+            return f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.2" fill="{line.color}">{hover}</circle>'
+        places = " ".join(f"{a:.1f},{b:.1f}" for a, b in at)
+        return (
+            f'<polyline points="{places}" fill="none" stroke="{line.color}" '
+            f'stroke-width="{line.width}"{dash}>{hover}</polyline>'
+        )
 
 
 def thinned(values: Sequence[float]) -> list[tuple[int, float]]:

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +98,15 @@ def test_sorting(table):
         table.sorted("size")
     with pytest.raises(ValueError, match="kind: got 'loose'"):
         table.only("loose")
+
+
+def test_a_value_just_below_1_has_no_minus_before_its_zero(table):
+    one = replace(table.results[0], value=jnp.array(0.9999), terms={})
+    near = Table((one,), 0.5, 100)
+    assert near.rows()[0]["log10"] < 0
+    for text in (str(near), markdown_table(near)):
+        assert " 0.00 " in text
+        assert "-0.00" not in text
 
 
 def test_markdown_has_explicit_and_dominant_rows_apart(table):

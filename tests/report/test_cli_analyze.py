@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import rankjax
 from rankjax.bounds import compare
 from rankjax.network import describe
-from rankjax.report import analyze, html_report
+from rankjax.report import analyze, html_report, plan_ranks
 from rankjax.report.cli import app
 from tests.report.checkpoints import WRITERS, flat, save_npz, weights
 
@@ -64,6 +64,21 @@ def test_recommended_ranks_are_printed_and_written(tmp_path):
     bad = run("analyze", tmp_path / "w.npz", "--budget", 0.01)
     assert bad.exit_code == 1
     assert "budget: got 0.01, rank 1 everywhere needs 0.0688 already" in bad.stderr
+    run("analyze", tmp_path / "w.npz", "--energy", 0.9, "--html", tmp_path / "r.html")
+    found = analyze(tmp_path / "w.npz")
+    page = html_report(found, plan=plan_ranks(found, energy=0.9))
+    assert (tmp_path / "r.html").read_text().strip() == page.strip() != html_report(found).strip()
+
+
+def test_the_page_of_a_difference_shows_its_reference_beside_it(tmp_path):
+    a, b = tmp_path / "a.npz", tmp_path / "b.npz"
+    rng = np.random.default_rng(0)
+    for path in (a, b):
+        np.savez(path, **{"x/kernel": rng.standard_normal((5, 4)), "y/kernel": np.eye(3)})  # pyright: ignore[reportArgumentType]
+    run("analyze", a, "--reference", b, "--only", "x/*", "--html", tmp_path / "r.html")
+    found = analyze(a, reference=b, only=["x/*"])
+    page = html_report(found, base=analyze(b, only=["x/*"]))
+    assert (tmp_path / "r.html").read_text().strip() == page.strip()
 
 
 def test_reference_layout_and_embeddings(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -71,17 +72,12 @@ def analyze(
                 raise ValueError("--budget: a smaller adapter is written at an energy, no budget")
             check_new_folder("--write", folder)
         with progress_bar() as progress:
-            found = report.analyze(
-                path,
-                p=p,
-                layout=layout,
-                embeddings=embeddings,
-                reference=reference,
-                only=only,
-                skip=skip,
-                max_size=max_size,
-                progress=progress,
-            ).sorted(sort)
+            measured = partial(
+                report.analyze, p=p, layout=layout, embeddings=embeddings, only=only, skip=skip,
+                max_size=max_size, progress=progress,
+            )  # fmt: skip
+            found = measured(path, reference=reference).sorted(sort)
+            base = measured(reference).sorted(sort) if html and reference and found.rows else None
         plan = None
         if pattern is not None or energy is not None or budget is not None:
             plan = report.plan_ranks(found, energy=energy, budget=budget)
@@ -89,7 +85,7 @@ def analyze(
             console().print(rich_report(found, plan))
         outputs.write("--json", found.to_json)
         outputs.write("--csv", found.to_csv)
-        outputs.write("--html", lambda: report.html_report(found))
+        outputs.write("--html", lambda: report.html_report(found, plan=plan, base=base))
         if plan is not None:
             outputs.write("--write", plan.to_json)
         if folder is not None:
