@@ -1,5 +1,7 @@
 """Second moments of outputs against the outputs themselves, and the cut that they make best."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,8 +87,9 @@ def test_what_is_not_one_product_is_missing_and_cut_as_without():
     x = jnp.asarray(RNG.normal(size=(6, 8, 4)))
     network = Groups()
     params = network.init(jax.random.key(0), x)
-    structure = describe(params, apply=network.apply, example=x[:1])
-    found = OutputMoments.from_data(structure, params, x, apply=network.apply)
+    apply: Any = network.apply
+    structure = describe(params, apply=apply, example=x[:1])
+    found = OutputMoments.from_data(structure, params, x, apply=apply)
     assert found.missing == ("params/Conv_0/kernel",)
     ranks = {"params/Conv_0/kernel": 1}
     plain = factorize(structure, params, ranks)
