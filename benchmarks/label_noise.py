@@ -244,7 +244,7 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
         axes.set_xlabel("epoch")
         axes.grid(linewidth=0.4)
     panels[0].set_ylabel("test accuracy, %")
-    panels[0].legend(fontsize=8, loc="lower left")
+    panels[-1].legend(fontsize=8, loc="lower right")
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rankjax.certificates._guarantee import Guarantee, check_confidence, shown
+from rankjax.certificates._guarantee import Guarantee, check_confidence, shown, sure
 from rankjax.certificates._near import certify_near
 from rankjax.certificates.any_network import Picked, certify_by, hold_out
 from rankjax.certificates.any_network._predictions import Apply
@@ -68,11 +68,11 @@ class Guarantees(Sequence[Route]):
             "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
         ]
         lines += [f"no {r.name}: {r.reason}" for r in self.routes if r.reason]
-        sure = f"with probability >= {1 - self.delta:g}"
+        confidence = f"with probability >= {sure(self.delta)}"
         lines.append(
-            f"all of them hold at once {sure}; each is printed with its assumptions"
+            f"all of them hold at once {confidence}; each is printed with its assumptions"
             if self.joint
-            else f"each holds {sure} by itself: choose the row before you look, or pass "
+            else f"each holds {confidence} by itself: choose the row before you look, or pass "
             "joint=True; each is printed with its assumptions"
         )
         return "\n".join(lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, replace
-from decimal import ROUND_CEILING, Decimal, localcontext
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 from typing import Any, Self
 
 import numpy as np
@@ -26,6 +26,15 @@ _MOST_TRIED = 10**18
 def shown(value: float) -> str:
     """Four digits, never below the value."""
     return str(Decimal(value).quantize(Decimal("0.0001"), rounding=ROUND_CEILING))
+
+
+def sure(delta: float) -> str:
+    """``1 - delta``, never above it."""
+    fails = Decimal(repr(float(delta)))
+    digits = max(6, 2 - fails.adjusted())
+    if digits > 20:
+        return f"1 - {delta:g}"
+    return str((1 - fails).quantize(Decimal(1).scaleb(-digits), ROUND_FLOOR).normalize())
 
 
 def check_confidence(delta: Any, tried: Any) -> None:

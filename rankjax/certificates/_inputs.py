@@ -36,13 +36,7 @@ def checked_sample(x: Any, y: Any, batch_size: Any) -> tuple[np.ndarray, int]:
             integer.
     """
     check_integer(batch_size, "batch_size", 1, numpy=True)
-    for leaf in jax.tree.leaves(x):
-        # Complex numbers are inputs like others.
-        what = None if np.iscomplexobj(leaf) else _unreadable(leaf)
-        if not what and _is_key(leaf):
-            what = "random keys"
-        if what:
-            raise ValueError(f"x: got {what}, must be arrays of numbers")
+    check_inputs(x)
     what = _unreadable(y)
     if what:
         raise ValueError(f"y: got {what}, must be a non-empty vector of integers")
@@ -52,6 +46,21 @@ def checked_sample(x: Any, y: Any, batch_size: Any) -> tuple[np.ndarray, int]:
         raise ValueError(f"y: must be a non-empty vector of integers ({error})") from error
     number_of_examples(x, labels, int(batch_size))
     return labels, int(batch_size)
+
+
+def check_inputs(x: Any) -> None:
+    """Refuse inputs whose numbers cannot be read as they are.
+
+    Raises:
+        ValueError: for a leaf without values, of another machine, or of no numbers.
+    """
+    for leaf in jax.tree.leaves(x):
+        # Complex numbers are inputs like others.
+        what = None if np.iscomplexobj(leaf) else _unreadable(leaf)
+        if not what and _is_key(leaf):
+            what = "random keys"
+        if what:
+            raise ValueError(f"x: got {what}, must be arrays of numbers")
 
 
 def _unreadable(leaf: Any) -> str | None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rankjax.certificates._guarantee import Guarantee, check_confidence, shown
+from rankjax.certificates._guarantee import Guarantee, check_confidence, check_integer, shown, sure
+from rankjax.certificates._inputs import check_inputs, check_values
 from rankjax.certificates._lengths import Length, one_of
 from rankjax.certificates._near import NearCertificate
 from rankjax.certificates.any_network._binomial import CONTEXT, binomial_upper
@@ -78,7 +79,7 @@ class DisagreementCertificate(StoredGuarantee):
     def __str__(self) -> str:
         rows = [
             f"true error of the surrogate <= {shown(self.surrogate_value)} with probability >= "
-            f"{1 - self.surrogate_delta:g}, by its own certificate",
+            f"{sure(self.surrogate_delta)}, by its own certificate",
             f"different answers on {self.errors} of {self.n} unlabeled examples "
             f"({self.empirical:.4f})",
         ]
@@ -162,7 +163,11 @@ def certify_by(
             f"certificate: got delta = {certificate.delta}, must be below the delta of both, "
             f"{delta}: certify the surrogate with a part of it"
         )
-    n = number_of_inputs(x, batch_size)
+    check_values(params, "params")
+    check_values(surrogate, "surrogate")
+    check_inputs(x)
+    check_integer(batch_size, "batch_size", 1, numpy=True)
+    n = number_of_inputs(x, int(batch_size))
     ours = predictions(apply, params, x, n, batch_size)
     other = predictions(surrogate_apply or apply, surrogate, x, n, batch_size)
     if ours.classes != other.classes:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rankjax.certificates._guarantee import check_confidence
+from rankjax.certificates._inputs import check_values, checked_sample
 from rankjax.certificates._lengths import Length, one_of
 from rankjax.certificates.any_network._binomial import binomial_upper
 from rankjax.certificates.any_network._predictions import Apply, predictions
@@ -19,7 +20,7 @@ from rankjax.certificates.any_network._statement import (
     among,
     statement,
 )
-from rankjax.network.internal import check_labels, number_of_examples
+from rankjax.network.internal import check_labels
 
 ASSUMPTIONS = (
     INDEPENDENT,
@@ -98,8 +99,9 @@ def hold_out(
         True
     """
     check_confidence(delta, tried)
-    y = np.asarray(y)
-    n = number_of_examples(x, y, batch_size)
+    check_values(params, "params")
+    y, batch_size = checked_sample(x, y, batch_size)
+    n = len(y)
     seen = predictions(apply, params, x, n, batch_size)
     check_labels(y, seen.classes)
     return HoldOutCertificate(

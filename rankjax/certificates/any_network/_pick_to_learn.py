@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rankjax.certificates._guarantee import check_confidence, check_integer
+from rankjax.certificates._inputs import check_values, checked_sample
 from rankjax.certificates._lengths import Length, one_of
 from rankjax.certificates.any_network._binomial import compression_upper
 from rankjax.certificates.any_network._picking import Loss, Picking, PickState, Rounds
@@ -21,7 +22,6 @@ from rankjax.certificates.any_network._statement import (
     among,
     statement,
 )
-from rankjax.network.internal import number_of_examples
 
 if TYPE_CHECKING:
     import optax
@@ -170,8 +170,8 @@ def pick_to_learn(
         (0, True)
     """
     check_confidence(delta, tried)
-    y = np.asarray(y)
-    number_of_examples(x, y, batch_size)
+    check_values(params, "params")
+    y, batch_size = checked_sample(x, y, batch_size)
     rounds = Rounds(
         apply, params, x, y, optimizer=optimizer, loss=loss, picking=picking, batch_size=batch_size
     )

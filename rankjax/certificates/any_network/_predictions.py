@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from rankjax._jax_internals import as_function
+from rankjax.certificates._draws import check_draws
 from rankjax.certificates._held import Held, afresh, held_by
 from rankjax.network.internal import batches, logits_of_one, split_arrays
 
@@ -67,6 +68,7 @@ def trace_of_one(apply: Apply, params: Any, x: Any) -> Any:
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), params)
     with afresh():
         traced = jax.make_jaxpr(lambda params, x: logits_of_one(apply(params, x)))(shapes, one)
+    check_draws(traced, len(jax.tree.leaves(one)))
     (logits,) = traced.out_avals
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(f"apply: got outputs of {logits.dtype}, must be floating point logits")

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
-from rankjax.certificates._guarantee import Guarantee, shown
+from rankjax.certificates._guarantee import Guarantee, shown, sure
 from rankjax.certificates.theorem._certificate import fields_of_text, verified
 
 INDEPENDENT = "the examples are independent draws from one distribution, and new ones come from it"
@@ -37,7 +37,7 @@ def statement(guarantee: Guarantee, about: str, rows: Iterable[str]) -> str:
     return "\n".join(
         [
             f"guarantee: true error of {about} <= {shown(guarantee.value)} "
-            f"with probability >= {1 - guarantee.delta:g}",
+            f"with probability >= {sure(guarantee.delta)}",
             *(f"  {row}" for row in rows),
             "assumptions:",
             *(f"  - {text}" for text in guarantee.assumptions),

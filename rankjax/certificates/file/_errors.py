@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from rankjax._jax_internals import as_function
+from rankjax.certificates._draws import check_draws
 from rankjax.certificates._held import afresh, held_by
 from rankjax.certificates._inputs import check_values, checked_sample
 from rankjax.network.internal import (
@@ -54,6 +55,7 @@ class ErrorCounter:
             traced = jax.make_jaxpr(
                 lambda arrays, x: logits_of_one(_applied(apply, skeleton.fill(arrays), x))
             )(shapes, one)
+        check_draws(traced, len(jax.tree.leaves(one)))
         self.held = held_by(traced)
         (logits,) = traced.out_avals
         check_labels(self._y, logits.shape[0])

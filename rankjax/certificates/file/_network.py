@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from rankjax.certificates._guarantee import Guarantee, check_confidence, check_integer, shown
+from rankjax.certificates._guarantee import Guarantee, check_confidence, check_integer, shown, sure
 from rankjax.certificates._lengths import Length, one_of
 from rankjax.certificates.file._errors import Apply, ErrorCounter
 from rankjax.certificates.file._format import (
@@ -57,7 +57,7 @@ class CompressedCertificate(Guarantee):
 
     def __str__(self) -> str:
         return (
-            f"With probability {1 - self.delta:g} over the sample, the COMPRESSED network "
+            f"With probability {sure(self.delta)} over the sample, the COMPRESSED network "
             f"(the one in the file, not the one it was made from) errs on at most "
             f"{shown(self.value)} of all examples.\n"
             f"  error on the sample  {self.errors} of {self.n} ({self.empirical:.4f})\n"

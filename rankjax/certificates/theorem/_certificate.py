@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
-from rankjax.certificates._guarantee import Guarantee, check_integer, shown
+from rankjax.certificates._guarantee import Guarantee, check_integer, shown, sure
 from rankjax.certificates._lengths import Length, one_of, total
 from rankjax.certificates.theorem._distances import distances_length
 from rankjax.certificates.theorem._lattice import LeafCode, code_length
@@ -119,7 +119,7 @@ def headline(guarantee: Guarantee) -> str:
     """The statement itself."""
     return (
         f"certificate: true error <= {shown(guarantee.value)} "
-        f"with probability >= {1 - guarantee.delta:g}"
+        f"with probability >= {sure(guarantee.delta)}"
     )
 
 

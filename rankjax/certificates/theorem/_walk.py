@@ -19,6 +19,7 @@ from jax import lax
 from jax.core import Tracer
 
 from rankjax._jax_internals import is_closed, is_literal, run_equation
+from rankjax.certificates._draws import draws_by_batch, refused_draw
 from rankjax.certificates._held import check_subnormal
 from rankjax.certificates._primitives import PRINTS
 from rankjax.certificates.theorem._nodes import Node
@@ -196,11 +197,8 @@ class Reader:
         constant = not any(tag is not None for tag in tags)
         constant = constant and not any(isinstance(v, Tracer) for v in values)
         drawn_at_each_reading = eqn.primitive.name == "rng_uniform"
-        if drawn_at_each_reading or (not constant and _depends_on_the_batch(eqn)):
-            raise ValueError(
-                f"apply: draws random numbers by {eqn.primitive.name!r} that differ from "
-                "batch to batch; use keys of threefry, or none"
-            )
+        if drawn_at_each_reading or (not constant and draws_by_batch(eqn)):
+            raise refused_draw(eqn)
         with jax.ensure_compile_time_eval() if constant else nullcontext():
             pairs = zip(values, eqn.invars, strict=True)
             outs = run_equation(eqn, [as_declared(value, atom.aval) for value, atom in pairs])
@@ -316,14 +314,6 @@ def _one_by_one(values: list[Any]) -> list[Any]:
         else lax.optimization_barrier(v)
         for v in values
     ]
-
-
-def _depends_on_the_batch(eqn: JaxprEqn) -> bool:
-    """Whether random numbers come from a generator that vmap does not map example by example."""
-    kinds = [str(getattr(atom.aval, "dtype", "")) for atom in (*eqn.invars, *eqn.outvars)]
-    return eqn.primitive.name in ("rng_bit_generator", "rng_uniform") or any(
-        "rbg" in kind for kind in kinds
-    )
 
 
 def beyond(numbers: Any) -> bool:

@@ -140,5 +140,5 @@ def test_arguments_out_of_range_are_refused_by_name():
     refused("surrogate: got 3 classes, must be those of apply, 2", surrogate=jnp.eye(3))
     refused("x: got .*, must be arrays with one leading axis", x=x[:0])
     refused("x: got .*, must be arrays with one leading axis", x=np.zeros(()))
-    refused("batch_size: got 0, must be at least 1", batch_size=0)
+    refused("batch_size: got 0, must be an integer of at least 1", batch_size=0)
     refused("tried: got 0", tried=0)

@@ -102,7 +102,7 @@ def test_arguments_out_of_range_are_refused_by_name():
 
     refused(r"delta: got 0, must be a number in \(0, 1/2\]", delta=0)
     refused("tried: got 0, must be an integer of at least 1", tried=0)
-    refused("batch_size: got 0, must be at least 1", batch_size=0)
+    refused("batch_size: got 0, must be an integer of at least 1", batch_size=0)
     refused("y: got shape", y=y.astype(float))
     refused("y: got labels from 0 to 2; apply returns 2 classes", y=np.arange(N) % 3)
     refused(r"x: got leading axes \{11\}, must all be 12", x=x[1:])
