@@ -223,4 +223,9 @@ def _shape(atom: Any) -> tuple[int, ...]:
 
 
 def _comparable(params: dict[str, Any]) -> dict[str, str]:
-    return {key: str(value) for key, value in params.items() if not callable(value)}
+    # Under vmap axes are integers of NumPy, which print otherwise than Python's.
+    return {
+        key: str(jax.tree.map(lambda v: int(v) if isinstance(v, np.integer) else v, value))
+        for key, value in params.items()
+        if not callable(value)
+    }

@@ -694,3 +694,12 @@ def test_a_number_that_is_trained_is_no_constant():
     params = {"a": np.array([-2.0, 1.0]), "slope": np.array([0.1])}
     with pytest.raises(ValueError, match="'ge'"):
         Network(apply, params, jax.tree.map(lambda a: a[None], X))
+
+
+@pytest.mark.parametrize("activation", [jax.nn.softmax, jax.nn.silu, jax.nn.gelu])
+def test_an_activation_is_the_same_under_vmap(activation):
+    params, x = {"t": np.ones((3, 2))}, np.ones((1, 3))
+    batched = Network(lambda p, x: activation(x @ p["t"]), params, x)
+    mapped = Network(lambda p, x: jax.vmap(lambda v: activation(v @ p["t"]))(x), params, x)
+    assert mapped.recursion.nodes == batched.recursion.nodes
+    assert len(mapped.recursion.nodes) == 3
