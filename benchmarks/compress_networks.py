@@ -236,7 +236,8 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
         axes.set_yscale("log")
         axes.set_title(case, fontsize=10)
         axes.set_xlabel("parameters kept, %")
-        ticks = [t for t in (1, 2, 3, 5, 10, 20, 30, 50, 90) if t >= 0.8 * dense]
+        worst = 100 * max(row["error"] for row in mine)
+        ticks = [t for t in (1, 2, 3, 5, 10, 12, 15, 20, 30, 50, 90) if 0.8 * dense <= t <= worst]
         axes.set_yticks(ticks, map(str, ticks))
         axes.minorticks_off()
         axes.grid(linewidth=0.4)
