@@ -153,6 +153,15 @@ def certify_all(
     check_structure(structure, params)
     check_confidence(delta, tried)
     number_of_examples(x, np.asarray(y), batch_size)
+    for name, value, kind in (("stored", stored, CompressedNetwork), ("picked", picked, Picked)):
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"{name}: got {type(value).__name__}, must be a {kind.__name__}")
+    if held_out is not None and not (isinstance(held_out, tuple | list) and len(held_out) == 2):
+        raise ValueError(f"held_out: got {type(held_out).__name__}, must be a pair (x, y)")
+    if not isinstance(joint, bool):
+        raise ValueError(f"joint: got {joint!r}, must be True or False")
+    if unlabeled is not None and stored is None and picked is None:
+        raise ValueError("unlabeled: needs stored or picked, by which the network is certified")
     surrogates = (stored is not None) + (picked is not None)
     count = 1 + (held_out is not None) + (stored is not None)
     count += surrogates * (1 + (unlabeled is not None))

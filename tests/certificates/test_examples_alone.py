@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from rankjax.certificates import Picking, certify_by, hold_out, pick_to_learn
+from rankjax import describe
+from rankjax.certificates import Picking, certify_all, certify_by, hold_out, pick_to_learn
 from rankjax.certificates._guarantee import sure
 from rankjax.certificates.file import count_errors
 
@@ -79,6 +80,59 @@ def test_arrays_that_are_not_what_they_hold_are_named(way, spoil, message):
     if way is not by_surrogate:
         with pytest.raises(ValueError, match=f"^y: got .*{message}"):
             way(linear, PARAMS, X, spoil(Y))
+
+
+def picked(**options):
+    settings = {"optimizer": optax.sgd(0.1), "picking": Picking(rounds=1, steps=1), **options}
+    return pick_to_learn(PARAMS, X, Y, apply=linear, **settings)
+
+
+def all_of(**options):
+    return certify_all(describe(PARAMS), PARAMS, X, Y, apply=linear, **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: hold_out({}, X, Y, apply=linear), r"apply: must take params and x; .*KeyError"),
+        (lambda: hold_out(PARAMS, X[:, :2], Y, apply=linear), "apply: must take params and x"),
+        (lambda: picked(loss=3), "loss: got 3, must be a function"),
+        (
+            lambda: picked(loss=lambda p, x, y, key: x),
+            r"loss: returned an array of shape \(64, 3\)",
+        ),
+        (lambda: picked(progress=3), "progress: got 3"),
+        (lambda: Picking(seed=2**70), r"picking.seed: got \d+, must be below 2\^63"),
+        (lambda: all_of(stored="x"), "stored: got str, must be a CompressedNetwork"),
+        (lambda: all_of(picked=3), "picked: got int, must be a Picked"),
+        (lambda: all_of(held_out=X), "held_out: got ndarray, must be a pair"),
+        (lambda: all_of(joint="yes"), "joint: got 'yes', must be True or False"),
+        (lambda: all_of(unlabeled=X), "unlabeled: needs stored or picked"),
+        (
+            lambda: count_errors(lambda p, x: linear(p, x).astype(complex), PARAMS, X, Y),
+            "of complex",
+        ),
+        (lambda: count_errors(lambda p, x: linear(p, x).astype(int), PARAMS, X, Y), "outputs of i"),
+    ],
+)
+def test_bad_input_is_a_value_error_that_names_it(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_the_state_of_another_optimizer_is_refused():
+    states = []
+    picked(progress=lambda state, left: states.append(state))
+    picked(resume=states[-1])
+    with pytest.raises(ValueError, match="resume: got the state of another optimizer"):
+        picked(resume=states[-1], optimizer=optax.adam(0.1))
+
+
+def test_labels_of_any_integer_type_count_the_same():
+    for dtype in (np.uint8, np.int16, np.uint64):
+        assert count_errors(linear, PARAMS, X, Y.astype(dtype)) == count_errors(
+            linear, PARAMS, X, Y
+        )
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,8 @@ def pick_to_learn(
     """
     check_confidence(delta, tried)
     check_values(params, "params")
+    if progress is not None and not callable(progress):
+        raise ValueError(f"progress: got {progress!r}, must be a function of a state and a number")
     y, batch_size = checked_sample(x, y, batch_size)
     rounds = Rounds(
         apply, params, x, y, optimizer=optimizer, loss=loss, picking=picking, batch_size=batch_size

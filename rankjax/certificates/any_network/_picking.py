@@ -55,7 +55,8 @@ class Picking:
     def __post_init__(self):
         for name, lowest in (("rounds", 0), ("group", 1), ("steps", 1), ("minibatch", 1)):
             check_integer(getattr(self, name), f"picking.{name}", lowest, numpy=True)
-        check_integer(self.seed, "picking.seed", 0, numpy=True)
+        if check_integer(self.seed, "picking.seed", 0, numpy=True) >= 2**63:
+            raise ValueError(f"picking.seed: got {self.seed}, must be below 2^63")
         check_number(self.growth, "picking.growth", 0)
         if type(self.warm) is not bool:
             raise ValueError(f"picking.warm: got {self.warm!r}, must be True or False")
@@ -115,6 +116,8 @@ class Rounds:
                 "as optax.adam(1e-3)"
             )
         self.n, self._picking, self._optimizer = len(y), picking, optimizer
+        if loss is not None and not callable(loss):
+            raise ValueError(f"loss: got {loss!r}, must be a function of params, x, y and a key")
         self._first, self._rest = _partition(params)
         if not jax.tree.leaves(self._first):
             raise ValueError("params: got no floating point array, must have one to train")
@@ -147,6 +150,12 @@ class Rounds:
                 f"resume: got the state of a run with digest {resume.origin}, must be of this "
                 f"sample, first network and picking, {self._origin}"
             )
+        found, expected = (
+            jax.tree.map(lambda a: (jnp.shape(a), jnp.result_type(a)), state)
+            for state in (resume, self.start(None))
+        )
+        if found != expected:
+            raise ValueError("resume: got the state of another optimizer, must be of the same one")
         return jax.tree.map(jnp.asarray, resume)
 
     def network(self, state: PickState) -> Any:
@@ -203,7 +212,12 @@ class Rounds:
             batch = jax.tree.map(lambda a: a[index], x)
 
             def objective(params: Any) -> Array:
-                return self._loss(_combine(params, self._rest), batch, y[index], noise)
+                value = self._loss(_combine(params, self._rest), batch, y[index], noise)
+                if jnp.shape(value) != ():
+                    raise ValueError(
+                        f"loss: returned an array of shape {jnp.shape(value)}, must be a scalar"
+                    )
+                return value
 
             updates, memory = self._optimizer.update(jax.grad(objective)(params), memory, params)
             return (optax.apply_updates(params, updates), memory), None
@@ -240,7 +254,8 @@ def _combine(trained: Any, rest: Any) -> Any:
 
 def _digest(picking: Picking, x: Any, y: np.ndarray, params: Any) -> str:
     digest = hashlib.sha256(repr(picking).encode())
-    for leaf in jax.tree.leaves((x, y, _partition(params)[0])):
+    arrays = [leaf for leaf in jax.tree.leaves(params) if hasattr(leaf, "shape")]
+    for leaf in jax.tree.leaves((x, y.astype(int), arrays)):
         array = np.ascontiguousarray(leaf)
         digest.update(f"{array.shape} {array.dtype}".encode())
         digest.update(array.tobytes())

@@ -67,7 +67,14 @@ def trace_of_one(apply: Apply, params: Any, x: Any) -> Any:
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), x)
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), params)
     with afresh():
-        traced = jax.make_jaxpr(lambda params, x: logits_of_one(apply(params, x)))(shapes, one)
+        try:
+            traced = jax.make_jaxpr(lambda params, x: logits_of_one(apply(params, x)))(shapes, one)
+        except ValueError as error:
+            if str(error).startswith("apply:"):
+                raise
+            raise ValueError(f"apply: must take params and x; it says: {error}") from error
+        except Exception as error:  # whatever the function says of shapes that do not fit
+            raise ValueError(f"apply: must take params and x; it says: {error!r}") from error
     check_draws(traced, len(jax.tree.leaves(one)))
     (logits,) = traced.out_avals
     if not jnp.issubdtype(logits.dtype, jnp.floating):

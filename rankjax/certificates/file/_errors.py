@@ -58,6 +58,8 @@ class ErrorCounter:
         check_draws(traced, len(jax.tree.leaves(one)))
         self.held = held_by(traced)
         (logits,) = traced.out_avals
+        if not jnp.issubdtype(logits.dtype, jnp.floating):
+            raise ValueError(f"apply: got outputs of {logits.dtype}, must be floating point logits")
         check_labels(self._y, logits.shape[0])
         run = as_function(traced)
 
@@ -72,7 +74,9 @@ class ErrorCounter:
         errors = 0
         for index, real in batches(self.n, self._batch_size):
             batch = jax.tree.map(lambda a, index=index: jnp.asarray(a[index]), self._x)
-            margins = np.asarray(self._margins(list(arrays), batch, self._y[index]))
+            margins = np.asarray(
+                self._margins(list(arrays), batch, self._y[index].astype(jnp.result_type(int)))
+            )
             errors += int(np.sum(~(margins[:real] > 0)))
         return errors
 
