@@ -22,7 +22,7 @@ from rankjax.certificates.theorem._distances import (
 )
 from rankjax.certificates.theorem._lattice import LeafCode, grid_step
 from rankjax.certificates.theorem._network import Network
-from rankjax.network import Layer, Structure, View
+from rankjax.network import Layer, Reason, Structure, View
 from rankjax.network.internal import check_structure
 
 
@@ -179,6 +179,8 @@ def _layers_of(network: Network, structure: Structure) -> dict[str, Layer]:
         ValueError: if the structure is not one of this network.
     """
     layers = {layer.path: layer for layer in structure.layers}
+    # What it leaves out (depthwise kernels, for one) is coded entry by entry, like a bias.
+    left_out = {leaf.path for leaf in structure.left_out if leaf.why is not Reason.MASKED}
     for layer in structure.layers:
         if type(layer) is not Layer or type(layer.view) is not View:
             raise ValueError(f"structure: got a {type(layer).__name__}, must be from describe")
@@ -190,6 +192,8 @@ def _layers_of(network: Network, structure: Structure) -> dict[str, Layer]:
         where = np.unique(np.searchsorted(leaves.starts, index, side="right") - 1)
         for number in where:
             path = leaves.paths[number]
+            if path in left_out:
+                continue
             if path not in layers:
                 raise ValueError(
                     f"structure: leaves out {path!r}, which apply multiplies with the data; make "

@@ -281,3 +281,30 @@ def test_bad_data():
     unlike = pytest.raises(ValueError, match="values on x are not finite")
     with jax.numpy_dtype_promotion("standard"), unlike:
         certify(STRUCTURE, PARAMS, infinite, Y, apply=APPLY)
+
+
+def test_a_depthwise_kernel_and_joined_kernels_are_coded_entry_by_entry():
+    """``describe`` leaves both out; the recursion bounds them all the same."""
+    x = np.random.default_rng(0).normal(size=(200, 6, 4))
+    params = {
+        "depthwise": jnp.asarray(np.random.default_rng(1).normal(size=(3, 1, 4))),
+        "left": jnp.ones((4, 2)),
+        "right": jnp.ones((4, 1)),
+        "out": jnp.asarray(np.random.default_rng(2).normal(size=(3, 2))),
+    }
+
+    def apply(p, x):
+        numbers = jax.lax.conv_dimension_numbers(x.shape, (3, 1, 4), ("NWC", "WIO", "NWC"))
+        h = jax.lax.conv_general_dilated(
+            x, p["depthwise"], (1,), "SAME", dimension_numbers=numbers, feature_group_count=4
+        )
+        joined = jnp.concatenate([p["left"], p["right"]], 1)
+        return jax.nn.relu(h.mean(1) @ joined) @ p["out"]
+
+    y = np.argmax(apply(params, x), 1)
+    structure = describe(params, apply=apply, example=x[:1])
+    assert {leaf.path for leaf in structure.left_out} >= {"depthwise", "right"}
+    found = certify(structure, params, x, y, apply=apply)
+    assert {leaf.path for leaf in found.leaves} == set(params)
+    assert found.guard.largest <= 1
+    assert verify(found, structure, params, x, y, apply=apply) <= found.value
