@@ -76,6 +76,22 @@ def test_stacks_and_tied_matrices():
     assert_close(found["out"][0], both, rtol=1e-10)
 
 
+def test_every_step_of_a_loop_counts():
+    params = {"w": jnp.asarray(RNG.normal(size=(4, 4))), "out": jnp.ones((4, 2))}
+    x = jnp.asarray(RNG.normal(size=(5, 4)))
+
+    def apply(p, x):
+        return jax.lax.scan(lambda h, _: (jnp.tanh(h @ p["w"]), None), x, length=3)[0] @ p["out"]
+
+    structure = describe(params, apply=apply, example=x[:1])
+    found = OutputMoments.from_data(structure, params, x, apply=apply).moments["w"][0]
+    expected = 0.0
+    for _ in range(3):
+        out = x @ params["w"]
+        expected, x = expected + moment(out), jnp.tanh(out)
+    assert_close(found, expected, rtol=1e-10)
+
+
 class Groups(nn.Module):
     @nn.compact
     def __call__(self, x):
