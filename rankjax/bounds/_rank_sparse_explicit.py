@@ -125,10 +125,13 @@ class _Code:
         # prod_l (1 + d_l)^(uses) = 1 + gamma / (2 sqrt(2) reach), with a share of its logarithm
         # for each layer.
         log_room = _log_log1p_exp(jnp.log(gamma / math.sqrt(8)) - self.log_reach) - _SLACK
-        shares = even = self.facts.times / self.facts.depth
-        for _ in range(_ROUNDS):
+        even = self.facts.times / self.facts.depth
+
+        def share(_: int, shares: Array) -> Array:
             nats = jax.lax.stop_gradient(self._of_room(log_room + jnp.log(shares)).nats)
-            shares = 0.1 * even + 0.9 * nats / jnp.sum(nats)
+            return 0.1 * even + 0.9 * nats / jnp.sum(nats)
+
+        shares = jax.lax.fori_loop(0, _ROUNDS, share, even)
         return self._of_room(log_room + jnp.log(shares))
 
     def _of_room(self, log_room: Array) -> Coded:
@@ -145,12 +148,17 @@ class _Code:
             return _of_natural(steps), jnp.logaddexp(0.0, steps * _STEP + math.log(factor))
 
         cost, dimension = net(log_error, 2.0)
-        nats, rank = start + cost + self.entries * dimension, self.most
-        for split in _SPLITS:
-            kept = self._above(log_error + math.log(split))
-            cost, dimension = net(log_error + math.log(1 - split), 4.0)
+        direct = start + cost + self.entries * dimension
+
+        def shorter(best: tuple[Array, Array], logs: Array) -> tuple[tuple[Array, Array], None]:
+            nats, rank = best
+            kept = self._above(log_error + logs[0])
+            cost, dimension = net(log_error + logs[1], 4.0)
             low = start + cost + self.of_ranks + kept * self.sides * dimension
-            nats, rank = jnp.minimum(nats, low), jnp.where(low < nats, kept, rank)
+            return (jnp.minimum(nats, low), jnp.where(low < nats, kept, rank)), None
+
+        logs = self.facts.number([(math.log(x), math.log(1 - x)) for x in _SPLITS])
+        (nats, rank), _ = jax.lax.scan(shorter, (direct, self.most), logs)
         nats, rank = jnp.where(point, math.log(3), nats), jnp.where(point, 0, rank)
         return Coded(nats, rank, log_error)
 
