@@ -17,6 +17,11 @@ from rankjax.certificates._primitives import check_primitive
 if TYPE_CHECKING:
     from rankjax._jax_internals import ClosedJaxpr, Jaxpr
 
+# Made once, at the import: each context that is made enters the keys of all compiled functions for
+# good, so that JAX compiles everything again. Older releases have none.
+_MAKE: Callable[..., Any] | None = getattr(jax, "make_user_context", None)
+_GENERATION = None if _MAKE is None else _MAKE(default_value=None)
+
 _NUMBERS_OF = {"integer_pow": ("y",), "gather": ("fill_value",)}  # numbers among the parameters
 
 
@@ -160,8 +165,7 @@ def afresh() -> AbstractContextManager[Any]:
 
     A jitted function that was traced before would keep the arrays it closed over at that time.
     """
-    make: Callable[..., Any] | None = getattr(jax, "make_user_context", None)
-    if make is None:  # older releases have no other way
+    if _GENERATION is None:
         jax.clear_caches()
         return nullcontext()
-    return make(default_value=None)(object())
+    return _GENERATION(object())

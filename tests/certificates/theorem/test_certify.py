@@ -244,6 +244,21 @@ def test_no_tracer_is_left_behind():
         Network(APPLY, PARAMS, X)
 
 
+@pytest.mark.skipif(not hasattr(jax, "make_user_context"), reason="releases of JAX without it")
+def test_what_was_compiled_before_is_not_compiled_again():
+    traces = []
+
+    @jax.jit
+    def function(x):
+        traces.append(x)
+        return x
+
+    function(1.0)
+    Network(APPLY, PARAMS, X)
+    function(1.0)
+    assert len(traces) == 1
+
+
 def test_what_is_no_network_is_named():
     def broken(p, x):
         raise ZeroDivisionError("of the user")
