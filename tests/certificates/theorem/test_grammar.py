@@ -175,13 +175,12 @@ def test_casts_are_the_identity():
 # --- random ones ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("block", range(2))
-def test_no_network_moves_beyond_its_limits(block):
+def test_no_network_moves_beyond_its_limits():
     shares = []
 
-    @seed(block)
+    @seed(0)
     @settings(
-        max_examples=150, database=None, deadline=None, phases=(Phase.generate,),
+        max_examples=100, database=None, deadline=None, phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
     )  # fmt: skip
     @given(st.data(), st.integers(0, 2**32))
@@ -192,7 +191,7 @@ def test_no_network_moves_beyond_its_limits(block):
             jax.clear_caches()  # every small program that was compiled is kept otherwise
 
     networks()
-    assert len(shares) >= 150
+    assert len(shares) >= 100
     # The limits are not so loose that anything would pass.
     assert np.mean(np.array(shares) > 0.2) > 0.3
     assert max(shares) > 0.9
