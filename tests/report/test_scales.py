@@ -60,6 +60,42 @@ def test_experts_have_blocks_of_their_own():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(2,), (2, 200), (2, 1, 1)])
+def test_experts_have_a_number_each_or_one_a_row(shape):
+    codes, scale = np.stack([CODES, CODES]), 1 + np.arange(np.prod(shape)).reshape(shape) / 7
+    tree = {"experts.linear.weight": codes, "experts.linear.weight_scale": scale}
+    whole = scale.reshape((*shape, 1, 1)[:3])
+    found = [row.spectral_norm for row in analyze(tree).rows]
+    np.testing.assert_allclose(found, np.linalg.norm(codes * whole, 2, (1, 2)), rtol=1e-6)
+
+
+def test_experts_whose_numbers_may_be_of_rows_are_refused():
+    codes = np.stack([CODES] * 8)
+    for shape in [(8, 1), (200, 1), (200, 256)]:
+        scale = np.ones(shape, np.float32)
+        tree = {"experts.linear.weight": codes, "experts.linear.weight_scale": scale}
+        assert analyze(tree).rows == ()
+
+
+def test_one_number_per_output_of_a_square_matrix():
+    codes, scale = CODES[:, :200], SCALES[:, 0]
+    torch, flax = codes * scale[:, None], codes * scale
+    tree = {"l.weight": codes, "l.weight_scale": scale}
+    assert norm(tree) == pytest.approx(np.linalg.norm(torch, 2), rel=1e-6)
+    tree = {"l": {"kernel": {"value": codes}, "kernel_scale": {"value": scale}}}
+    assert norm(tree) == pytest.approx(np.linalg.norm(flax, 2), rel=1e-6)
+
+
+def test_scales_of_others_do_not_count():
+    held = {"m.up.weight": CODES, "m.up.input_scale": np.float32(2),
+            "m.experts.up": CODES, "m.experts.down": CODES,
+            "m.experts.up_scale": np.float32(2), "m.experts.down_scale": np.float32(3)}  # fmt: skip
+    found = {row.path: row.spectral_norm for row in analyze(held, layout="torch").rows}
+    one = np.linalg.norm(CODES.astype(float), 2)
+    assert list(found) == ["m.experts.down", "m.experts.up", "m.up.weight"]
+    np.testing.assert_allclose(list(found.values()), [3 * one, 2 * one, one], rtol=1e-6)
+
+
 def test_a_difference_has_the_noise_of_the_codes():
     tree = {"l.weight": CODES, "l.weight_scale": np.float32(0.5)}
     full = {"l.weight": CODES.astype(np.float32) * 0.5}
@@ -74,8 +110,15 @@ def test_a_difference_has_the_noise_of_the_codes():
     ("beside", "message"),
     [
         ({"l.weight_scale_inv": np.ones((3, 2), np.float32)}, "does not tell its blocks"),
-        ({"l.weight_scale": np.ones((2, 2), np.int8)}, "does not tell its blocks"),
+        ({"l.weight_scale": np.ones((2, 2), np.uint8)}, "l.weight_scale, which holds uint8"),
         ({"l.weight_scale": np.ones(7, np.float32)}, "does not tell its blocks"),
+        ({"l.weight_scale": np.ones(4, np.float32)}, "does not tell its blocks"),
+        ({"l.weight_scale": np.float32([np.nan])}, "not finite"),
+        ({"l.weight_scale": np.float64([1e40])}, "not finite, or too large"),
+        ({"l.weights_scaling_factor": np.ones(1, np.float32)}, "which is not known"),
+        ({"l.scales": np.ones((200, 1), np.float32)}, "l.scales, which is not known"),
+        ({"l.weight.scale": np.ones(1, np.float32)}, "l.weight.scale, which is not known"),
+        ({"l.weight_absmax": np.ones(200, np.float32)}, "which is not known"),
         (
             {"l.weight_scale": np.ones(1, np.float32), "l.weight_scale_2": np.ones(1, np.float32)},
             "l.weight_scale and l.weight_scale_2: what to do with both is not known",
