@@ -6,7 +6,6 @@ or block; also MXFP8), ``scale_weight``: whatever the name, weight = codes * sca
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankjax.network import LeftOut, Reason
-from rankjax.network.internal import Named
+from rankjax.network.internal import Named, is_code, parent_and_name, scales_by_weight
 
 _KNOWN = ("{}_scale_inv", "{}_scale", "scale_{}")
-_SCALE = re.compile(r"scal|absmax|zero_?point", re.IGNORECASE)
-_OF_ACTIVATIONS = re.compile(r"_?(in|out)put|_?act(ivation)?s?_|_?grad|[qkv]_scale|kv_")
 _BLOCK = 128
 
 
@@ -65,17 +62,18 @@ def with_scales(
     """
     found: dict[str, Any] = dict(leaves)
     refused: dict[str, LeftOut] = {}
-    beside = _scales_by_weight([*leaves, *unread])
+    beside = scales_by_weight([*leaves, *unread])
     for path, codes in leaves.items():
         held = beside.get(path, [])
-        small = codes.dtype.itemsize == 1 and jnp.issubdtype(codes.dtype, jnp.floating)
-        if not (held and small and codes.ndim > 1 and codes.size):
+        if not (held and is_code(codes.dtype) and codes.ndim > 1 and codes.size):
             continue
         scale = leaves.get(held[0])
-        name = _split(path)[1]
+        name = parent_and_name(path)[1]
         if len(held) > 1:
             why = f"{' and '.join(held)}: what to do with both is not known"
-        elif scale is None or _split(held[0])[1] not in {known.format(name) for known in _KNOWN}:
+        elif scale is None or parent_and_name(held[0])[1] not in {
+            known.format(name) for known in _KNOWN
+        }:
             why = f"{held[0]}, which is not known"
         else:
             why = _multiplied(path, codes, scale)
@@ -86,34 +84,6 @@ def with_scales(
         text = f"{codes.dtype.name} stored with {why}"
         refused[path] = LeftOut(path, codes.shape, Reason.NOT_READ, text)
     return found, refused
-
-
-def _scales_by_weight(paths: Collection[str]) -> dict[str, list[str]]:
-    """The scales of each leaf: of those beside it or below it whose name says so."""
-    beside: dict[str, dict[str, str]] = {}
-    for path in sorted(paths):
-        parent, name = _split(path)
-        beside.setdefault(parent, {})[name] = path
-    found: dict[str, list[str]] = {}
-    for parent, held in beside.items():
-        scales = [name for name in held if _SCALE.search(name)]
-        for scale in scales:
-            if _OF_ACTIVATIONS.match(scale):
-                continue
-            others = [name for name in held if name not in scales]
-            # down_proj_scale is that of down_proj, and scales that of all that is beside it.
-            length = max((len(name) for name in others if name in scale), default=0)
-            of = [held[n] for n in others if not length or (n in scale and len(n) == length)]
-            for weight in (*of, parent):
-                found.setdefault(weight, []).append(held[scale])
-    return found
-
-
-def _split(path: str) -> tuple[str, str]:
-    """What holds a leaf, and its name."""
-    path = re.sub(r"[./](raw_)?value$", "", path)  # of an NNX state
-    end = max(path.rfind("."), path.rfind("/"))
-    return path[: max(end, 0)], path[end + 1 :]
 
 
 def _multiplied(path: str, codes: np.ndarray, scale: np.ndarray) -> Scaled | str:
