@@ -105,11 +105,11 @@ class _Tree:
             self.by_end.setdefault(leaf.keys[-1], []).append(leaf)
         self.stacks = Stacks(leaves)
         by_path = {leaf.path: leaf for leaf in leaves}
-        self.factors: dict[str, View] = {}
-        for pair in pairs(leaves)[0]:
+        self.factors: dict[str, View | str] = {}
+        for pair in pairs(leaf for leaf in leaves if len(leaf.shape) > 1)[0]:
             both = views(by_path[pair.left], by_path[pair.right])
-            if both is not None:
-                self.factors |= {pair.left: both[0], pair.right: both[1]}
+            why = f"{pair.left} and {pair.right} do not fit as the factors of an update"
+            self.factors[pair.left], self.factors[pair.right] = both or (why, why)
         self.normalized = {leaf.keys[-3:-1] for leaf in leaves if _NORMALIZERS.search(leaf.path)}
         norms = [self._core(leaf) for leaf in leaves if leaf.is_vector is Reason.SCALE]
         self.widths = {shape[0] for shape in norms if len(shape) == 1}
@@ -160,8 +160,9 @@ class _Tree:
     def _verdict(self, leaf: Named) -> _Verdict:
         if leaf.is_state or self._is_moment(leaf):
             return Reason.STATE
-        if leaf.path in self.factors:
-            return _Seen(self.factors[leaf.path], convolution=False)
+        factor = self.factors.get(leaf.path)
+        if factor is not None:
+            return factor if isinstance(factor, str) else _Seen(factor)
         vector = leaf.is_vector
         if vector is not None:
             return vector
