@@ -113,7 +113,7 @@ def test_lengths_of_safetensors(tmp_path):
     path = tmp_path / "w.safetensors"
     refused(safetensors_file(path, {}, length=2**63), "header too large")
     refused(safetensors_file(path, {}, length=10**6), "invalid header length")
-    path.write_bytes(b"abc")
+    path.write_bytes(b"\1\0\0")
     refused(path, "header too small")
 
 
@@ -353,6 +353,13 @@ def test_what_is_no_checkpoint(tmp_path):
         ("w.bin", LFS, "pointer of git-lfs"),
         ("w.npz", b"\n<!DOCTYPE html><html>", "page of HTML"),
         ("x.safetensors", b"<html><head>", "page of HTML"),
+        ("y.safetensors", b"\xef\xbb\xbf<?xml version='1.0'?><Error>", "page of HTML"),
+        ("z.safetensors", b"Entry not found", "holds the text 'Entry not found', not the file"),
+        ("w.msgpack", b'{"error": "no such repository"}', "holds the text"),
+        ("b.safetensors", b"\xef\xbb\xbf" + LFS, "pointer of git-lfs"),
+        ("w.eqx", LFS, "pointer of git-lfs"),
+        ("m.safetensors.index.json", LFS, "pointer of git-lfs"),
+        ("n.safetensors.index.json", b"<html>", "page of HTML"),
         ("a.npz", b"garbage garbage", "truncated or no archive"),
         ("a.txt", b"hello", "of no known kind"),
     ]:
