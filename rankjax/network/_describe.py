@@ -165,7 +165,7 @@ def _codes(leaves: dict[str, Any]) -> dict[str, LeftOut]:
     """The leaves that are no weights without the scales beside them."""
     held = scales_by_weight(leaves)
     return {
-        path: LeftOut(path, leaf.shape, Reason.PART, f"codes with scales in {held[path][0]}: "
+        path: LeftOut(path, leaf.shape, Reason.PART, "codes with scales beside them: "
                       "multiply them first, or use rankjax.report.analyze, which does")
         for path, leaf in leaves.items()
         if path in held and len(leaf.shape) > 1 and is_code(leaf.dtype)

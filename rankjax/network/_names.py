@@ -109,7 +109,7 @@ class _Tree:
         self.factors: dict[str, View | str] = {}
         for pair in pairs(leaf for leaf in leaves if len(leaf.shape) > 1)[0]:
             both = views(by_path[pair.left], by_path[pair.right])
-            why = f"{pair.left} and {pair.right} do not fit as the factors of an update"
+            why = "does not fit the other factor of its update (LoRA)"
             self.factors[pair.left], self.factors[pair.right] = both or (why, why)
         self.normalized = {leaf.keys[-3:-1] for leaf in leaves if _NORMALIZERS.search(leaf.path)}
         norms = [self._core(leaf) for leaf in leaves if leaf.is_vector is Reason.SCALE]

@@ -68,20 +68,21 @@ def with_scales(
         if not (held and is_code(codes.dtype) and codes.ndim > 1 and codes.size):
             continue
         scale = leaves.get(held[0])
-        name = parent_and_name(path)[1]
+        # Without their places, so that the weights of one reason are listed together.
+        names = [parent_and_name(one)[1] for one in held]
+        known = {form.format(parent_and_name(path)[1]) for form in _KNOWN}
         if len(held) > 1:
-            why = f"{' and '.join(held)}: what to do with both is not known"
-        elif scale is None or parent_and_name(held[0])[1] not in {
-            known.format(name) for known in _KNOWN
-        }:
-            why = f"{held[0]}, which is not known"
+            why = ": what to do with both is not known"
+        elif scale is None or names[0] not in known:
+            why = ", which is not known"
         else:
-            why = _multiplied(path, codes, scale)
-            if isinstance(why, Scaled):
-                found[path] = why
+            product = _multiplied(path, codes, scale)
+            if isinstance(product, Scaled):
+                found[path] = product
                 continue
-            why = f"{held[0]}, {why}"
-        text = f"{codes.dtype.name} stored with {why}"
+            why = f", {product}"
+        why = f"stored with {' and '.join(names)}{why}"
+        text = f"{codes.dtype.name} {why}"
         refused[path] = LeftOut(path, codes.shape, Reason.NOT_READ, text)
     return found, refused
 

@@ -75,13 +75,14 @@ def take_updates(
         place = factor_place(pair.left)
         why, scale = "", None
         if pair.module in of_module:
-            why = f"{of_module[pair.module]} changes the product: not the update B A alone"
+            other = Named(of_module[pair.module], ()).keys[len(pair.module)]
+            why = f"{other} changes the product: not the update B A alone"
         elif place is not None and _of_parameter(place, config) and rank != config.get("r"):
             why = "updates a parameter of several matrices (target_parameters): no plain product"
         elif place is not None:
             scale = _scale(place, rank, leaves, config)
             if scale is not None and not math.isfinite(scale):
-                why = f"{place}alpha is {scale * rank}"
+                why = f"its alpha is {scale * rank}"
         if why:
             left_out += [LeftOut(x.path, x.shape, Reason.OTHER_USE, why) for x in (left, right)]
         else:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from rankjax.report import analyze
+from rankjax.report._columns import by_reason
 
 F8, E8M0 = ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e8m0fnu
 CODES = np.random.default_rng(0).standard_normal((200, 256)).astype(F8)
@@ -110,22 +111,22 @@ def test_a_difference_has_the_noise_of_the_codes():
     ("beside", "message"),
     [
         ({"l.weight_scale_inv": np.ones((3, 2), np.float32)}, "does not tell its blocks"),
-        ({"l.weight_scale": np.ones((2, 2), np.uint8)}, "l.weight_scale, which holds uint8"),
+        ({"l.weight_scale": np.ones((2, 2), np.uint8)}, "with weight_scale, which holds uint8"),
         ({"l.weight_scale": np.ones(7, np.float32)}, "does not tell its blocks"),
         ({"l.weight_scale": np.ones(4, np.float32)}, "does not tell its blocks"),
         ({"l.weight_scale": np.float32([np.nan])}, "not finite"),
         ({"l.weight_scale": np.float64([1e40])}, "not finite, or too large"),
         ({"l.weights_scaling_factor": np.ones(1, np.float32)}, "which is not known"),
-        ({"l.scales": np.ones((200, 1), np.float32)}, "l.scales, which is not known"),
-        ({"l.weight.scale": np.ones(1, np.float32)}, "l.weight.scale, which is not known"),
+        ({"l.scales": np.ones((200, 1), np.float32)}, "with scales, which is not known"),
+        ({"l.weight.scale": np.ones(1, np.float32)}, "with scale, which is not known"),
         ({"l.weight_absmax": np.ones(200, np.float32)}, "which is not known"),
         (
             {"l.weight_scale": np.ones(1, np.float32), "l.weight_scale_2": np.ones(1, np.float32)},
-            "l.weight_scale and l.weight_scale_2: what to do with both is not known",
+            "weight_scale and weight_scale_2: what to do with both is not known",
         ),
         (
             {"l.weight_scale_2": np.ones(1, np.float32)},
-            "stored with l.weight_scale_2, which is not known",
+            "stored with weight_scale_2, which is not known",
         ),
     ],
 )
@@ -134,6 +135,15 @@ def test_scales_that_are_not_known_refuse_the_weight(beside, message):
     assert found.rows == ()
     (why,) = [leaf.text for leaf in found.left_out if leaf.path == "l.weight"]
     assert message in why
+
+
+def test_weights_refused_for_one_reason_are_listed_together():
+    tree = {}
+    for i in range(9):
+        tree |= {f"{i}.weight": CODES, f"{i}.weight_absmax": np.ones(200, np.float32)}
+    found = analyze(tree | {"x.kernel": np.ones((2, 2))})
+    line = "9: float8_e4m3fn stored with weight_absmax, which is not known: 0.weight, 1.weight"
+    assert line in " ".join(by_reason(found.left_out))
 
 
 def test_other_codes_are_named_and_their_scales_are_no_matrix():
