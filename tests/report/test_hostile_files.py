@@ -90,7 +90,9 @@ def test_ten_thousand_damaged_files(tmp_path):
     codes = {"a.weight": entry(dtype="F8_E4M3", shape=(4, 4)),
              "a.weight_scale": entry((1,), (16, 20))}  # fmt: skip
     files["codes.safetensors"] = safetensors_file(
-        tmp_path / "codes.safetensors", codes, bytes(range(40, 56)) + np.float32([2]).tobytes()
+        tmp_path / "codes.safetensors",
+        codes,
+        bytes(range(40, 56)) + np.full(1, 2, np.float32).tobytes(),
     )
     rng, read = np.random.default_rng(0), 0
     raws = {path: path.read_bytes() for path in files.values()}

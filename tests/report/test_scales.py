@@ -67,7 +67,9 @@ def test_experts_have_a_number_each_or_one_a_row(shape):
     tree = {"experts.linear.weight": codes, "experts.linear.weight_scale": scale}
     whole = scale.reshape((*shape, 1, 1)[:3])
     found = [row.spectral_norm for row in analyze(tree).rows]
-    np.testing.assert_allclose(found, np.linalg.norm(codes * whole, 2, (1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(
+        found, np.linalg.norm(codes.astype(float) * whole, 2, (1, 2)), rtol=1e-6
+    )
 
 
 def test_experts_whose_numbers_may_be_of_rows_are_refused():
@@ -80,7 +82,7 @@ def test_experts_whose_numbers_may_be_of_rows_are_refused():
 
 def test_one_number_per_output_of_a_square_matrix():
     codes, scale = CODES[:, :200], SCALES[:, 0]
-    torch, flax = codes * scale[:, None], codes * scale
+    torch, flax = codes.astype(float) * scale[:, None], codes.astype(float) * scale
     tree = {"l.weight": codes, "l.weight_scale": scale}
     assert norm(tree) == pytest.approx(np.linalg.norm(torch, 2), rel=1e-6)
     tree = {"l": {"kernel": {"value": codes}, "kernel_scale": {"value": scale}}}
@@ -114,8 +116,8 @@ def test_a_difference_has_the_noise_of_the_codes():
         ({"l.weight_scale": np.ones((2, 2), np.uint8)}, "with weight_scale, which holds uint8"),
         ({"l.weight_scale": np.ones(7, np.float32)}, "does not tell its blocks"),
         ({"l.weight_scale": np.ones(4, np.float32)}, "does not tell its blocks"),
-        ({"l.weight_scale": np.float32([np.nan])}, "not finite"),
-        ({"l.weight_scale": np.float64([1e40])}, "not finite, or too large"),
+        ({"l.weight_scale": np.full(1, np.nan, np.float32)}, "not finite"),
+        ({"l.weight_scale": np.full(1, 1e40)}, "not finite, or too large"),
         ({"l.weights_scaling_factor": np.ones(1, np.float32)}, "which is not known"),
         ({"l.scales": np.ones((200, 1), np.float32)}, "with scales, which is not known"),
         ({"l.weight.scale": np.ones(1, np.float32)}, "with scale, which is not known"),

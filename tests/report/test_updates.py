@@ -294,7 +294,8 @@ def test_patterns_of_what_is_not_cut_are_kept(tmp_path):
 
 
 def test_what_is_not_written(tmp_path):
-    np.savez(tmp_path / "u.npz", **{"lora_A/kernel": draw(9, 2), "lora_B/kernel": draw(2, 9)})
+    factors = {"lora_A/kernel": draw(9, 2), "lora_B/kernel": draw(2, 9)}
+    np.savez(tmp_path / "u.npz", **factors)  # pyright: ignore[reportArgumentType]
     with pytest.raises(CheckpointError, match="only adapters with the names of PEFT or kohya"):
         write_smaller_adapter(tmp_path / "u.npz", tmp_path / "small")
     np.savez(tmp_path / "w.npz", lora_a=draw(9, 2), lora_b=draw(2, 4))
