@@ -7,7 +7,8 @@ name says so.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence, Set
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from rankjax.network._named import Named
@@ -31,12 +32,14 @@ def doubts(kernels: Sequence[Kernel], outputs: Set[int]) -> Iterator[tuple[Named
         kernels: all kernels of the tree.
         outputs: how many outputs each matrix of the tree has, the kernels too.
     """
+    below = Counter(k.leaf.keys[:i] for k in kernels for i in range(len(k.leaf.keys)))
+    places = {kernel: _place(kernel, below) for kernel in kernels}
     beside: dict[tuple[str, ...], list[Kernel]] = {}
-    for kernel in kernels:
-        beside.setdefault(kernel.leaf.keys[:-2], []).append(kernel)
-    for kernel in kernels:
-        before = [k for k in beside[kernel.leaf.keys[:-2]] if k.leaf.precedes(kernel.leaf)]
-        last = max(before, key=_number, default=kernel)
+    for kernel, place in places.items():
+        beside.setdefault(place[:-1], []).append(kernel)
+    for kernel, place in places.items():
+        before = [k for k in beside[place[:-1]] if k.leaf.precedes(kernel.leaf)]
+        last = max(before, key=lambda k: _number(places[k]), default=kernel)
         if kernel.in_ > 1 and last is not kernel:
             if kernel.in_ < last.out and last.out % kernel.in_ == 0:
                 takes = f"gives {last.out} channels, this kernel takes {kernel.in_}"
@@ -55,6 +58,12 @@ def _takes_the_image(kernel: Kernel, kernels: Sequence[Kernel], outputs: Set[int
     return any(kernel.leaf.precedes(k.leaf) and k.in_ == kernel.out for k in others)
 
 
-def _number(kernel: Kernel) -> int:
-    found = re.search(r"[0-9]{1,18}$", kernel.leaf.keys[-2])
-    return int(found[0]) if found else 0
+def _place(kernel: Kernel, below: Mapping[tuple[str, ...], int]) -> tuple[str, ...]:
+    """The keys of what holds this kernel alone: conv2 of conv2/conv/weight."""
+    keys = kernel.leaf.keys
+    return next((keys[:i] for i in range(1, len(keys)) if below[keys[:i]] == 1), keys)
+
+
+def _number(place: tuple[str, ...]) -> tuple[int, str]:
+    found = re.search(r"[0-9]{1,18}$", place[-1])
+    return int(found[0]) if found else 0, place[-1]

@@ -13,6 +13,7 @@ from rankjax.network._examples import one_of
 from rankjax.network._left_out import LeftOut, Reason
 from rankjax.network._names import layers_by_name
 from rankjax.network._paths import paths_and_leaves, split_arrays
+from rankjax.network._scales import is_code, scales_by_weight
 from rankjax.network._structure import Layer, Structure, check_both, check_real
 from rankjax.network._traced_layers import layers_of, outside_of
 from rankjax.network._tracing import Trace, trace_uses
@@ -91,7 +92,7 @@ def describe(
     found: dict[str, Layer | LeftOut] = {}
     facts = None
     if apply is None:
-        found = layers_by_name(dict(leaves))
+        found = {**layers_by_name(dict(leaves)), **_codes(dict(leaves))}
     else:
         facts = _trace(params, example, apply, vouched)
         found = layers_of(facts, shapes)
@@ -158,6 +159,17 @@ def _trace(
     abstract = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
     one = one_of(example)
     return trace_uses(lambda p, x: apply(skeleton.fill(p), x), abstract, one, activations).trace
+
+
+def _codes(leaves: dict[str, Any]) -> dict[str, LeftOut]:
+    """The leaves that are no weights without the scales beside them."""
+    held = scales_by_weight(leaves)
+    return {
+        path: LeftOut(path, leaf.shape, Reason.PART, "codes with scales beside them: "
+                      "multiply them first, or use rankjax.report.analyze, which does")
+        for path, leaf in leaves.items()
+        if path in held and len(leaf.shape) > 1 and is_code(leaf.dtype)
+    }  # fmt: skip
 
 
 def _check_lipschitz(path: str, constant: float) -> None:

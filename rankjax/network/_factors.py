@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from rankjax.network._named import Named
+from rankjax.network._named import Named, Order
 from rankjax.network._view import View
 
-# kernel_lora_a (Qwix), lora_kernel_a (Keras), lora_a (NNX): (in, r) and (r, out).
-_JAX = re.compile(r"((?:.*_)?lora_(?:.*_)?)([ab])")
-# lora_A (PEFT), lora_down (kohya): (r, in) and (out, r), also as convolutions.
-_TORCH = re.compile(r"((?:.*_)?lora_(?:.*_)?)(A|B|down|up)")
-_DIFFUSERS = re.compile(r"(?:.*_)?lora\d*(?:_.*)?")  # to_q.lora.down
+# kernel_lora_a (Qwix), lora_kernel_a (Keras), lora_a (NNX, torchtune), lora_A (PEFT), lora_down
+# (kohya); with a key more where the factor is a layer of its own: lora_A/weight, lora_a/kernel.
+_FACTOR = re.compile(r"((?:.*_)?lora_(?:.*_)?)([aA]|[bB]|down|up)")
+_BELOW_LORA = re.compile(r"(?:.*_)?lora\d*(?:_.*)?")  # to_q.lora.down, q_einsum/lora/a
+_RIGHT, _LEFT = {"a", "A", "down"}, {"b", "B", "up"}
 
 
 @dataclass(frozen=True)
@@ -24,52 +24,82 @@ class Pair:
         left: path of the factor ``(out, r)``.
         right: path of the factor ``(r, in)``.
         root: what both paths share: the weight that they update.
+        module: the keys before the factor.
     """
 
     left: str
     right: str
     root: str
+    module: tuple[str, ...]
 
 
-def factor(leaf: Named) -> tuple[tuple[str, ...], str, bool] | None:
-    """``(what identifies the pair, "left" or "right", named as in torch)`` of a factor."""
+@dataclass(frozen=True)
+class _Factor:
+    root: tuple[str, ...]  # what identifies the pair
+    module: tuple[str, ...]
+    side: str
+    order: Order | None  # "out in": (out, r) and (r, in); "in out": (in, r) and (r, out)
+
+
+def _factor(leaf: Named) -> _Factor | None:
     keys = leaf.keys
-    found = _JAX.fullmatch(keys[-1])
-    if found:
-        return (*keys[:-1], found[1]), "right" if found[2] == "a" else "left", False
-    for i in range(max(0, len(keys) - 3), len(keys)):
-        found = _TORCH.fullmatch(keys[i])
-        after_lora = keys[i] in {"down", "up"} and i and _DIFFUSERS.fullmatch(keys[i - 1])
-        if found or after_lora:
-            side = found[2] if found else keys[i]
-            root = (*keys[:i], found[1] if found else "", *keys[i + 1 :])
-            return root, "right" if side in {"A", "down"} else "left", True
+    for i in reversed(range(max(0, len(keys) - 3), len(keys))):
+        found = _FACTOR.fullmatch(keys[i])
+        if found:
+            prefix, side = found[1], found[2]
+        elif i and keys[i] in _RIGHT | _LEFT and _BELOW_LORA.fullmatch(keys[i - 1]):
+            prefix, side = "", keys[i]
+        else:
+            continue
+        root = (*keys[:i], prefix, *keys[i + 1 :])
+        order = leaf.order if i + 1 < len(keys) else None
+        return _Factor(root, keys[:i], side, order)
     return None
 
 
 def pairs(leaves: Iterable[Named]) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
     """The pairs among the leaves, and the paths of factors without a partner."""
-    sides: dict[tuple[str, ...], dict[str, str]] = {}
+    sides: dict[tuple[str, ...], dict[str, tuple[str, _Factor]]] = {}
     for leaf in leaves:
-        found = factor(leaf)
+        found = _factor(leaf)
         if found:
-            sides.setdefault(found[0], {})[found[1]] = leaf.path
-    whole = [(root, two) for root, two in sides.items() if len(two) == 2]
-    single = [path for two in sides.values() if len(two) == 1 for path in two.values()]
-    return tuple(Pair(two["left"], two["right"], _weight(root)) for root, two in whole), tuple(
-        single
-    )
+            side = "right" if found.side in _RIGHT else "left"
+            sides.setdefault(found.root, {})[side] = leaf.path, found
+    whole, single = [], []
+    for root, two in sides.items():
+        if len(two) < 2:
+            single += [path for path, _ in two.values()]
+        else:
+            (left, of_left), (right, _) = two["left"], two["right"]
+            whole.append(Pair(left, right, _weight(root), of_left.module))
+    return tuple(whole), tuple(single)
 
 
 def views(left: Named, right: Named) -> tuple[View, View] | None:
     """How both are seen as matrices with the same inner axis; ``None`` where that is not plain."""
-    b, a = left.shape, right.shape
-    of_left = factor(left)
-    if of_left is None or min(len(a), len(b)) < 2:
+    named = _factor(left)
+    if named is None or min(len(left.shape), len(right.shape)) < 2:
         return None
-    if of_left[2]:
-        found = View((0,), tuple(range(1, len(b)))), View((0,), tuple(range(1, len(a))))
-        return found if found[0].matrix_shape(b)[1] == a[0] else None
+    of = {"out in": _torch(left, right), "in out": _jax(left, right)}
+    if named.order is not None:
+        return of[named.order]
+    found = [both for both in of.values() if both is not None]
+    if len(found) == 2:
+        # Both fit a square weight. The rank is the smaller size; where it is not, the names tell.
+        ranks = [both[0].matrix_shape(left.shape)[1] for both in found]
+        torch = ranks[0] < ranks[1] or (ranks[0] == ranks[1] and named.side in {"B", "up"})
+        return found[0 if torch else 1]
+    return found[0] if found else None
+
+
+def _torch(left: Named, right: Named) -> tuple[View, View] | None:
+    b, a = left.shape, right.shape
+    found = View((0,), tuple(range(1, len(b)))), View((0,), tuple(range(1, len(a))))
+    return found if found[0].matrix_shape(b)[1] == a[0] else None
+
+
+def _jax(left: Named, right: Named) -> tuple[View, View] | None:
+    b, a = left.shape, right.shape
     # In a stack the members are counted by the first axis, or, as MaxText does it, by the second.
     possible = []
     if min(len(a), len(b)) >= 3:

@@ -28,13 +28,17 @@ _SCALE = re.compile(
 )
 _NORM = re.compile(r"norm(?!al)|(^|_)([blg]n)(_|\d|$)")
 _DENSE = re.compile(r"proj|linear|dense")
-_TABLE = re.compile(r"embed|^w[tp]e$|(^|_)emb$|^shared$")
+_TABLE = re.compile(r"embed|^w[tp]e$|(^|_)emb$|^shared$|tokens?$|codebooks?$")
 _LOOKUP = re.compile(r"embed|(^|_)emb$|^cls$|tokens?$")
 _NO_TABLE = re.compile(r"^embed_out$|unembed|conv|proj(ection)?$")
 _DEPTHWISE = re.compile(r"depthwise|(^|_)dw_?conv|conv_?dw(_|\d|$)|(^|_)dw$")
 _IN_OUT = re.compile(r"(recurrent_|pointwise_)?kernel|w|lora_[ab]")
 _OUT_IN = re.compile(r"weight|[qkv]_proj_weight|in_proj_weight|weight_[ih][hr](_l\d+)?(_reverse)?")
 _MATRIX = re.compile(r"(.*_)?(weight|kernel)s?(_.*)?|w(\d+|_.*)")  # where a bias stands beside it
+# What PEFT and torch put between a module and its weights.
+_WRAPPERS = re.compile(
+    r"[0-9]+|base_layer|original_module|modules_to_save|default|module|_orig_mod|_\w+_wrapped_module"
+)
 _NUMBERED = re.compile(r"(.*?)(\d+)", re.DOTALL)
 
 
@@ -64,8 +68,11 @@ class Named:
 
     @cached_property
     def parent(self) -> str:
-        """The last key before it that is a word: of a list, the name of the list."""
-        words = [key for key in self.keys[:-1] if not key.isdecimal()]
+        """The last key before it that names something: of a list, the name of the list."""
+        keys = self.keys[:-1]
+        if "modules_to_save" in keys:  # of an adapter, whose name follows
+            keys = keys[: keys.index("modules_to_save")]
+        words = [key for key in keys if not _WRAPPERS.fullmatch(key)]
         return words[-1].lower() if words else ""
 
     def says(self, pattern: re.Pattern[str]) -> bool:
@@ -124,9 +131,11 @@ class Named:
         return _EXPERTS.search(self.path) is not None
 
     def precedes(self, other: Named) -> bool:
-        """Whether the first keys that differ are the same word, with a smaller number here."""
+        """Whether the first keys that differ are one word with a smaller number, or a before b."""
         for mine, theirs in zip(self.keys, other.keys, strict=False):
             if mine != theirs:
+                if len(mine) == len(theirs) == 1 and mine.isalpha() and theirs.isalpha():
+                    return mine < theirs
                 a, b = _NUMBERED.fullmatch(mine), _NUMBERED.fullmatch(theirs)
                 return bool(a and b and a[1] == b[1] and int(a[2][:18]) < int(b[2][:18]))
         return False

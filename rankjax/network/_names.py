@@ -30,6 +30,7 @@ _TRANSPOSED: dict[Order, re.Pattern[str]] = {  # Flax's ConvTranspose_0 is (in, 
     "out in": re.compile(r"deconv|conv\w*transpose"), "in out": re.compile(r"conv\dd_transpose"),
 }  # fmt: skip
 _CONVOLUTION = re.compile(r"conv|patch|stem|^embed")
+_OF_HEADS = re.compile(r"einsum|(^|_|w)(q|k|v|kv|qkv)(_|$)|query|key|value|attn|attention|heads?")
 # Gemma: (heads, in, size), (2 or 3, heads, in, size), (heads, size, out).
 _EINSUMS = {
     "q_einsum": View(out=(0, 2), in_=(1,)),
@@ -105,11 +106,11 @@ class _Tree:
             self.by_end.setdefault(leaf.keys[-1], []).append(leaf)
         self.stacks = Stacks(leaves)
         by_path = {leaf.path: leaf for leaf in leaves}
-        self.factors: dict[str, View] = {}
-        for pair in pairs(leaves)[0]:
+        self.factors: dict[str, View | str] = {}
+        for pair in pairs(leaf for leaf in leaves if len(leaf.shape) > 1)[0]:
             both = views(by_path[pair.left], by_path[pair.right])
-            if both is not None:
-                self.factors |= {pair.left: both[0], pair.right: both[1]}
+            why = "does not fit the other factor of its update (LoRA)"
+            self.factors[pair.left], self.factors[pair.right] = both or (why, why)
         self.normalized = {leaf.keys[-3:-1] for leaf in leaves if _NORMALIZERS.search(leaf.path)}
         norms = [self._core(leaf) for leaf in leaves if leaf.is_vector is Reason.SCALE]
         self.widths = {shape[0] for shape in norms if len(shape) == 1}
@@ -160,8 +161,9 @@ class _Tree:
     def _verdict(self, leaf: Named) -> _Verdict:
         if leaf.is_state or self._is_moment(leaf):
             return Reason.STATE
-        if leaf.path in self.factors:
-            return _Seen(self.factors[leaf.path], convolution=False)
+        factor = self.factors.get(leaf.path)
+        if factor is not None:
+            return factor if isinstance(factor, str) else _Seen(factor)
         vector = leaf.is_vector
         if vector is not None:
             return vector
@@ -200,6 +202,8 @@ class _Tree:
         if what in _EINSUMS:
             view = _EINSUMS[what]
             return _Seen(view) if len(view.order) == len(core) else Reason.AMBIGUOUS
+        if len(core) > 3 and leaf.of_experts and not _CONVOLUTION.search(leaf.parent):
+            return Reason.AMBIGUOUS  # layers, or a second number of experts
         if len(core) == 3 and (leaf.of_experts or what == "gating_einsum"):
             order = self.order or self._order_of_experts(leaf, core, bias, what)
             if order is None:
@@ -314,7 +318,13 @@ def _of_many_axes(
     """Convolutions and projections to and from heads; ``given``: the order, by the caller."""
     rank = len(core)
     axes = tuple(range(rank))
-    named = _CONVOLUTION.search(leaf.parent) is not None
+    named = _CONVOLUTION.search(leaf.parent) is not None or (
+        rank > 3 and any("patch" in key.lower() for key in leaf.keys[:-1])
+    )
+    sizes = core[:-2] if order == "in out" else core[2:]
+    window = rank > 3 and (given or len(set(sizes)) == 1) and not (
+        _OF_HEADS.search(leaf.parent) and set(sizes) != {1}
+    )  # fmt: skip
     # A transposed convolution of torch and of Keras puts what it takes where others put out.
     swapped = (1, 0) if order == "out in" else (rank - 2, rank - 1)
     if rank > 3 and bias == (core[swapped[0]],) != (core[swapped[1]],):
@@ -325,7 +335,7 @@ def _of_many_axes(
         return "a transposed convolution: what it takes and what it gives is not told apart"
     if order == "out in":
         fits = bias is None or bias == core[:1]
-        convolution = fits and (rank > 3 or named or bias is not None)
+        convolution = fits and (window or named or bias is not None)
         return _Seen(_view(order, axes), convolution=True) if convolution else Reason.AMBIGUOUS
     into, back = (found.fullmatch(leaf.parent) for found in (PROJECTIONS_IN, PROJECTIONS_OUT))
     if rank == 3 and (into or back):
@@ -344,7 +354,6 @@ def _of_many_axes(
         return Reason.AMBIGUOUS
     if core[-1] == 1 < core[-2] and rank > 3:
         return "one filter per channel (depthwise), or a convolution to one channel"
-    window = rank > 3 and (given or len(set(core[:-2])) == 1)
     return _Seen(_view(order, axes), convolution=True) if named or window else Reason.AMBIGUOUS
 
 

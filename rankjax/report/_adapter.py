@@ -75,7 +75,8 @@ def write_smaller_adapter(
     before = after = 0
     for update in updates:
         place = factor_place(update.left.path)
-        if place is None or update.left.stacked * update.left.parallel > 1:
+        view = update.left.view  # PEFT and kohya keep (out, r)
+        if place is None or view.out != (0,) or view.stacked or view.parallel:
             raise CheckpointError(
                 f"{update.left.path}: only adapters with the names of PEFT or kohya are written"
             )
@@ -91,7 +92,12 @@ def write_smaller_adapter(
                 stored = leaves[f"{place}alpha"]
                 leaves[f"{place}alpha"] = np.full(stored.shape, update.scale * rank, stored.dtype)
     if config:  # of PEFT
-        config |= {"rank_pattern": ranks, "alpha_pattern": alphas}
+        # PEFT takes the first key that is the end of a name; what is not cut keeps its own.
+        for name, new in (("rank_pattern", ranks), ("alpha_pattern", alphas)):
+            first = dict(sorted(new.items(), key=lambda item: -len(item[0])))
+            config[name] = first | {
+                k: v for k, v in (config.get(name) or {}).items() if k not in new
+            }
     _write(folder, leaves, config)
     return SmallerAdapter(ranks, (before, after))
 

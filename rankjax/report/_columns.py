@@ -99,7 +99,7 @@ def by_reason(left_out: Iterable[LeftOut]) -> list[str]:
     """One line per reason, with the first few paths."""
     groups: dict[str, list[str]] = {}
     for leaf in left_out:
-        groups.setdefault(leaf.text, []).append(shown(leaf.path, 60))
+        groups.setdefault(leaf.text, []).append(shown(leaf.path))
     lines = []
     for why, paths in groups.items():
         more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""

@@ -105,11 +105,7 @@ def plan_ranks(
         >>> plan.ranks, plan.parameters
         ({'kernel': 1}, (600, 50))
     """
-    if energy is not None and budget is not None:
-        raise ValueError("budget: give either energy or budget, not both")
-    for name, share in (("energy", energy), ("budget", budget)):
-        if share is not None and not 0 < share <= 1:
-            raise ValueError(f"{name}: got {share!r}, must be in (0, 1]")
+    check_shares(energy, budget)
     leaves: dict[str, list[Row]] = {}
     for row in analysis.rows:
         leaves.setdefault(row.leaf_path, []).append(row)
@@ -122,6 +118,15 @@ def plan_ranks(
     else:
         ranks = _within(budget, groups)
     return RankPlan(tuple(map(_cut, groups, ranks)))
+
+
+def check_shares(energy: float | None, budget: float | None) -> None:
+    """Raise ``ValueError`` for both of them, or one outside of (0, 1]."""
+    if energy is not None and budget is not None:
+        raise ValueError("budget: give either energy or budget, not both")
+    for name, share in (("energy", energy), ("budget", budget)):
+        if share is not None and not 0 < share <= 1:
+            raise ValueError(f"{name}: got {share!r}, must be in (0, 1]")
 
 
 def _cost(rows: list[Row], rank: int) -> int:

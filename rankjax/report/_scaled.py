@@ -10,11 +10,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from rankjax.network import LeftOut, Reason
+from rankjax.network.internal import Named, is_code, parent_and_name, scales_by_weight
 
-_SCALES = ("_scale_inv", "_scale")
+_KNOWN = ("{}_scale_inv", "{}_scale", "scale_{}")
 _BLOCK = 128
 
 
@@ -60,43 +62,40 @@ def with_scales(
     """
     found: dict[str, Any] = dict(leaves)
     refused: dict[str, LeftOut] = {}
+    beside = scales_by_weight([*leaves, *unread])
     for path, codes in leaves.items():
-        if codes.dtype.itemsize != 1 or codes.ndim < 2 or codes.dtype.kind == "b":
+        held = beside.get(path, [])
+        if not (held and is_code(codes.dtype) and codes.ndim > 1 and codes.size):
             continue
-        stem, dot, name = path.rpartition("." if "." in path else "/")
-        beside = [*(path + end for end in _SCALES), f"{stem}{dot}scale_{name}"]
-        more = [path + "_scale_2", path + "_zero_point"]
-        held = [other for other in (*beside, *more) if other in leaves or other in unread]
-        if not held or codes.dtype.kind in "iu":
-            continue
-        known = held[0] in leaves and held[0] in beside
-        why = "" if known else f"stored with {held[0]}, which is not known"
-        if len(held) > 1:
-            why = f"stored with {' and '.join(held)}: what to do with both is not known"
         scale = leaves.get(held[0])
-        blocks = None if scale is None else _blocks(codes.shape, scale)
-        if not why and (scale is None or blocks is None):
-            why = f"stored with {held[0]}, of a shape that does not tell its blocks"
-        if why or scale is None or blocks is None:
-            refused[path] = LeftOut(path, codes.shape, Reason.NOT_READ, f"{codes.dtype.name} {why}")
+        # Without their places, so that the weights of one reason are listed together.
+        names = [parent_and_name(one)[1] for one in held]
+        known = {form.format(parent_and_name(path)[1]) for form in _KNOWN}
+        if len(held) > 1:
+            why = ": what to do with both is not known"
+        elif scale is None or names[0] not in known:
+            why = ", which is not known"
         else:
-            grid = scale.reshape([-(-n // b) for n, b in zip(codes.shape, blocks, strict=True)])
-            found[path] = Scaled(codes, grid, blocks)
+            product = _multiplied(path, codes, scale)
+            if isinstance(product, Scaled):
+                found[path] = product
+                continue
+            why = f", {product}"
+        why = f"stored with {' and '.join(names)}{why}"
+        text = f"{codes.dtype.name} {why}"
+        refused[path] = LeftOut(path, codes.shape, Reason.NOT_READ, text)
     return found, refused
 
 
-def _blocks(shape: tuple[int, ...], scale: np.ndarray) -> tuple[int, ...] | None:
-    """How many entries share a scale, by axis."""
-    if scale.dtype.kind in "biu":
-        return None
-    if scale.size == 1:
-        return shape
-    grid = scale.shape
-    if len(grid) == 1 and grid[0] == shape[-2]:
-        grid = (grid[0], 1)  # per row
-    grid = (1,) * (len(shape) - len(grid)) + grid
+def _multiplied(path: str, codes: np.ndarray, scale: np.ndarray) -> Scaled | str:
+    """The weight, or why its scale is none that is known."""
+    if not jnp.issubdtype(scale.dtype, jnp.floating):
+        return f"which holds {scale.dtype.name}"
+    grid = _grid(path, codes.shape, scale)
+    if grid is None:
+        return "of a shape that does not tell its blocks"
     blocks = []
-    for n, count in zip(shape, grid, strict=False):
+    for n, count in zip(codes.shape, grid.shape, strict=True):
         if count == 1:
             blocks.append(n)
         elif -(-n // _BLOCK) == count:
@@ -104,5 +103,27 @@ def _blocks(shape: tuple[int, ...], scale: np.ndarray) -> tuple[int, ...] | None
         elif count and n % count == 0:
             blocks.append(n // count)
         else:
+            return "of a shape that does not tell its blocks"
+    largest = np.abs(scale.astype(np.float64)).max() * float(jnp.finfo(codes.dtype).max)
+    if not largest < np.finfo(np.float32).max:
+        return "which holds entries that are not finite, or too large"
+    return Scaled(codes, grid, tuple(blocks))
+
+
+def _grid(path: str, shape: tuple[int, ...], scale: np.ndarray) -> np.ndarray | None:
+    """The scale with as many axes as the weight."""
+    rank = len(shape)
+    if scale.size == 1:
+        return scale.reshape((1,) * rank)
+    if scale.ndim == 1:
+        axes = [axis for axis in range(rank) if shape[axis] == scale.size]
+        if rank == 2 and len(axes) == 2:  # one per output
+            axes = [1 if Named(path, shape).order == "in out" else 0]
+        if len(axes) != 1:
             return None
-    return tuple(blocks) if len(grid) == len(shape) else None
+        return scale.reshape([-1 if axis == axes[0] else 1 for axis in range(rank)])
+    if scale.ndim == rank:
+        return scale
+    # Of experts: one number per row of each.
+    fits = scale.shape == shape[: scale.ndim]
+    return scale.reshape(scale.shape + (1,) * (rank - scale.ndim)) if fits else None

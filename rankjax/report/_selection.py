@@ -50,7 +50,7 @@ class Selection:
                 elif any(pattern in path for path in paths):
                     why = f"a pattern covers the whole path: '*{pattern}*' matches"
                 else:
-                    few = ", ".join(shown(path, 60) for path in paths[:3])
+                    few = ", ".join(shown(path) for path in paths[:3])
                     why = f"paths are such as {few}" if few else "there is none"
                 raise ValueError(f"{name}: {pattern!r} matches no weight matrix; {why}")
 

@@ -15,8 +15,11 @@ from rankjax.network.internal import Named, pairs
 from rankjax.report._spectra import Spectrum, in_float64
 
 _SIDE = re.compile(r"lora_(embedding_)?[AB]\b|lora_(up|down)\b|lora\w*[./](up|down)\b")
-# What makes of the two factors something else than a scaled product.
-_OTHERS = re.compile(r"lora_mid|lora_E\b|dora_scale|lora_magnitude_vector")
+# What makes something else than a scaled product: DoRA, AdaLoRA, LoHa, LoKr, OFT, VeRA.
+_OTHERS = re.compile(
+    r"lora_mid|lora_E|dora_scale|(lora_)?magnitude(_vector)?|hada_[wt].*|lokr_[wt].*|b?oft_.*|vera_.*"
+)
+_PART = "a part of an update that is no plain product"
 
 
 @dataclass(frozen=True)
@@ -60,34 +63,57 @@ def take_updates(
         ValueError: a config with entries of another form.
     """
     layers = {layer.path: layer for layer in structure.layers}
-    others = {path[: m.start()]: path for path in leaves if (m := _OTHERS.search(path))}
+    others = _others(leaves)
+    of_module = {keys: path for path, keys in others.items()}
     found, taken, left_out = [], set(), []
     for pair in pairs([Named(layer.path, layer.shape) for layer in structure.layers])[0]:
         left, right = layers[pair.left], layers[pair.right]
-        if left.matrix_shape[1] != right.matrix_shape[0] or left.stacked != right.stacked:
+        rank = left.matrix_shape[1]
+        if rank != right.matrix_shape[0] or left.stacked != right.stacked:
             continue
         taken |= {pair.left, pair.right}
         place = factor_place(pair.left)
-        if place in others:
-            text = f"{others[place]} changes the product: not the update B A alone"
-            for layer in (left, right):
-                left_out.append(LeftOut(layer.path, layer.shape, Reason.OTHER_USE, text))
-            continue
-        scale = _scale(place, left.matrix_shape[1], leaves, config)
-        found.append(Update(pair.root or pair.left, left, right, scale))
-    for path in set(others.values()) & set(layers):
-        taken.add(path)
-        text = "a part of an update that is no plain product"
-        left_out.append(LeftOut(path, layers[path].shape, Reason.OTHER_USE, text))
-    rest = tuple(layer for layer in structure.layers if layer.path not in taken)
-    return found, replace(structure, layers=rest, left_out=(*structure.left_out, *left_out))
+        why, scale = "", None
+        if pair.module in of_module:
+            other = Named(of_module[pair.module], ()).keys[len(pair.module)]
+            why = f"{other} changes the product: not the update B A alone"
+        elif place is not None and _of_parameter(place, config) and rank != config.get("r"):
+            why = "updates a parameter of several matrices (target_parameters): no plain product"
+        elif place is not None:
+            scale = _scale(place, rank, leaves, config)
+            if scale is not None and not math.isfinite(scale):
+                why = f"its alpha is {scale * rank}"
+        if why:
+            left_out += [LeftOut(x.path, x.shape, Reason.OTHER_USE, why) for x in (left, right)]
+        else:
+            found.append(Update(pair.root or pair.left, left, right, scale))
+    for path in sorted(set(others) & set(layers)):
+        left_out.append(LeftOut(path, layers[path].shape, Reason.OTHER_USE, _PART))
+    before = tuple(
+        replace(one, why=Reason.OTHER_USE, detail=_PART)
+        if one.path in others and one.why is Reason.UNKNOWN_NAME
+        else one
+        for one in structure.left_out
+    )
+    rest = tuple(x for x in structure.layers if x.path not in taken and x.path not in others)
+    return found, replace(structure, layers=rest, left_out=(*before, *left_out))
+
+
+def _others(leaves: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """What belongs to updates that are no plain products, with the keys of the module."""
+    found = {}
+    for path, leaf in leaves.items():
+        keys = Named(path, leaf.shape).keys
+        for i, key in enumerate(keys):
+            # A layer may be called magnitude; that of DoRA is a vector.
+            if _OTHERS.fullmatch(key) and (key != "magnitude" or len(leaf.shape) < 2):
+                found[path] = keys[:i]
+    return found
 
 
 def _scale(
-    place: str | None, rank: int, leaves: Mapping[str, Any], config: Mapping[str, Any]
+    place: str, rank: int, leaves: Mapping[str, Any], config: Mapping[str, Any]
 ) -> float | None:
-    if place is None:
-        return None
     alpha = leaves.get(f"{place}alpha")  # of kohya, beside the factors
     if alpha is not None and np.size(alpha) == 1:
         return float(np.asarray(alpha).reshape(())) / rank
@@ -97,6 +123,16 @@ def _scale(
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise ValueError(f"adapter_config.json: lora_alpha is {alpha!r}, must be a number")
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _of_parameter(place: str, config: Mapping[str, Any]) -> bool:
+    """Whether PEFT updates a parameter of that module, not its weight."""
+    module = module_of(place).removesuffix(".base_layer")
+    named = config.get("target_parameters") or []
+    if not isinstance(named, list):
+        raise ValueError(f"adapter_config.json: target_parameters is {named!r}, must be a list")
+    parents = [str(name).rpartition(".")[0] for name in named]
+    return any(module == name or module.endswith(f".{name}") for name in parents)
 
 
 def factor_place(path: str) -> str | None:
@@ -111,13 +147,21 @@ def module_of(place: str) -> str:
 
 
 def _of_module(place: str, pattern: Any, default: Any) -> Any:
-    """As PEFT does it: the first key that is the module's name, or its end (an expression)."""
+    """As PEFT does it: the first key, an expression, that is the module's name or its end."""
     if not isinstance(pattern, Mapping):
         raise ValueError(f"adapter_config.json: alpha_pattern is {pattern!r}, must be an object")
     module = module_of(place)
     for key, value in pattern.items():
-        if module == key or module.endswith(f".{key}") or key == f"^{module}$":
+        if module == key or module.endswith(f".{key}"):
             return value
+        # Python's engine can take for ever over repeated groups and many repetitions.
+        if re.search(r"\)[*+?{]", key) or len(re.findall(r"[*+{]", key)) > 3 or len(module) > 500:
+            raise ValueError(f"adapter_config.json: alpha_pattern names {key!r}: too complicated")
+        try:
+            if re.match(rf"(.*\.)?({key})$", module):
+                return value
+        except re.error as error:
+            raise ValueError(f"adapter_config.json: alpha_pattern names {key!r}: {error}") from None
     return default
 
 

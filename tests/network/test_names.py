@@ -152,6 +152,18 @@ def test_both_entrances_have_one_rule():
     assert describe(params).names == ("kernel",)
 
 
+def test_codes_with_scales_beside_them_are_no_weights():
+    codes = jnp.ones((4, 6), jnp.float8_e4m3fn)
+    tree = {"a": {"weight": codes, "weight_scale_inv": jnp.ones((1, 1))},
+            "b": {"weight": codes, "input_scale": jnp.ones(())}}  # fmt: skip
+    structure = describe(tree)
+    assert [layer.path for layer in structure.layers] == ["b/weight"]
+    (why,) = [leaf for leaf in structure.left_out if leaf.path == "a/weight"]
+    assert (why.why, why.text[:31]) == (Reason.PART, "codes with scales beside them: ")
+    chosen = describe(tree, axes={"a/weight": ((0,), (1,))})
+    assert [layer.path for layer in chosen.layers] == ["a/weight", "b/weight"]
+
+
 def test_positions_are_unknown_of_convolutions_alone():
     params = {
         "embedding": {"kernel": jnp.ones((4, 3, 8))},

@@ -249,3 +249,17 @@ def test_help():
         result = run(*command, "--help")
         assert result.exit_code == 0
     assert "analyze" in run("--help").output
+
+
+def test_shares_are_checked_before_anything_is_read(tmp_path):
+    for options in (["--energy", 1.5], ["--budget", 0], ["--energy", 0.9, "--budget", 0.5]):
+        result = run("analyze", tmp_path / "nothing", *options)
+        assert result.exit_code == 1
+        assert "got" in result.stderr or "not both" in result.stderr
+
+
+def test_names_of_what_is_left_out_are_whole(tmp_path):
+    long = "model.layers.0.self_attention.a_module_of_a_long_name.projection_of_queries.bias"
+    np.savez(tmp_path / "w.npz", **{long: np.ones(3), "w.kernel": np.ones((3, 4))})
+    assert long in run("analyze", tmp_path / "w.npz").output
+    assert long in run("analyze", tmp_path / "w.npz", "--only", long).stderr

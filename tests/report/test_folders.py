@@ -74,3 +74,29 @@ def test_what_stands_beside_a_model_is_not_the_model(tmp_path):
         load(tmp_path)
     save_npz(weights(), tmp_path / "w.npz")
     check(load(tmp_path), weights())
+
+
+def test_parts_without_their_index_are_not_the_model(tmp_path):
+    save_safetensors(weights(), tmp_path / "model-00001-of-00002.safetensors")
+    with pytest.raises(CheckpointError, match=r"holds 1 of 2 parts of a checkpoint, and no index"):
+        load(tmp_path)
+    check(load(tmp_path / "model-00001-of-00002.safetensors"), weights())
+    (tmp_path / "model-00001-of-00002.safetensors").rename(
+        tmp_path / "model-00001-of-00001.safetensors"
+    )
+    check(load(tmp_path), weights())
+
+
+def test_folders_below_that_hold_some_are_named(tmp_path):
+    for name in ("unet", "vae", "scheduler"):
+        (tmp_path / name).mkdir()
+    save_safetensors(weights(), tmp_path / "unet" / "m.safetensors")
+    save_npz(weights(), tmp_path / "vae" / "m.npz")
+    with pytest.raises(CheckpointError, match=r"its folders do \(unet, vae\): name one of them"):
+        load(tmp_path)
+
+
+def test_what_is_not_read_is_named_in_a_folder_too(tmp_path):
+    (tmp_path / "model.eqx").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"model\.eqx holds arrays one after the other"):
+        load(tmp_path)

@@ -12,8 +12,10 @@ import zipfile
 import msgpack
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from rankjax.network.internal import paths_and_leaves
+from rankjax.report import analyze
 from rankjax.report.checkpoints import CheckpointError, load
 from rankjax.report.checkpoints._errors import check_expansion, shown
 from tests.report.checkpoints import WRITERS, save_orbax, weights
@@ -54,6 +56,56 @@ def test_changed_bytes_are_an_error_or_other_numbers_never_a_crash(tmp_path, nam
         except CheckpointError:
             refusals += 1
     assert refusals > 50
+
+
+def damaged(raw, rng):
+    """Bytes changed (of the data, anywhere, of the header), the end gone, a part gone or twice."""
+    changed, kind = bytearray(raw), rng.integers(7)
+    i, j = sorted(rng.integers(0, len(raw), 2))
+    if kind < 3:
+        for _ in range(rng.integers(1, 9)):
+            first = (2 * len(raw) // 3, 0, 0)[kind]
+            end = len(raw) if kind < 2 else min(300, len(raw))
+            changed[rng.integers(first, end)] = rng.choice([0, 127, 128, 255, rng.integers(256)])
+        return changed
+    digits = [k for k, byte in enumerate(raw[:300]) if 48 <= byte < 58] or [i]
+    at = digits[rng.integers(len(digits))]
+    return (
+        raw[:i],
+        raw[:i] + rng.bytes(rng.integers(1, 20)) + raw[i:],
+        raw[:i] + raw[j:] if rng.random() < 0.5 else raw[:j] + raw[i:],
+        raw[:at] + rng.choice([b"-", b"0", b"1e3", b"null", b"9" * 30]) + raw[at + 1 :],
+    )[kind - 3]
+
+
+@pytest.mark.slow
+def test_ten_thousand_damaged_files(tmp_path):
+    files = {name: tmp_path / name for name in WRITERS}
+    for name, path in files.items():
+        WRITERS[name](weights(), path)
+    adapter = {"q.lora_A.weight": np.ones((2, 3)), "q.lora_B.weight": np.ones((4, 2)),
+               "q.alpha": np.ones(())}  # fmt: skip
+    files["adapter.safetensors"] = tmp_path / "adapter.safetensors"
+    safetensors.numpy.save_file(adapter, files["adapter.safetensors"])
+    codes = {"a.weight": entry(dtype="F8_E4M3", shape=(4, 4)),
+             "a.weight_scale": entry((1,), (16, 20))}  # fmt: skip
+    files["codes.safetensors"] = safetensors_file(
+        tmp_path / "codes.safetensors",
+        codes,
+        bytes(range(40, 56)) + np.full(1, 2, np.float32).tobytes(),
+    )
+    rng, read = np.random.default_rng(0), 0
+    raws = {path: path.read_bytes() for path in files.values()}
+    for _ in range(10_000 // len(raws)):
+        for path, raw in raws.items():
+            path.write_bytes(damaged(raw, rng))
+            try:
+                found = analyze(path)
+            except CheckpointError:
+                continue
+            json.loads(found.to_json())
+            read += 1
+    assert 500 < read < 5000
 
 
 def safetensors_file(path, header, data=b"", length=None):
@@ -113,7 +165,7 @@ def test_lengths_of_safetensors(tmp_path):
     path = tmp_path / "w.safetensors"
     refused(safetensors_file(path, {}, length=2**63), "header too large")
     refused(safetensors_file(path, {}, length=10**6), "invalid header length")
-    path.write_bytes(b"abc")
+    path.write_bytes(b"\1\0\0")
     refused(path, "header too small")
 
 
@@ -353,6 +405,13 @@ def test_what_is_no_checkpoint(tmp_path):
         ("w.bin", LFS, "pointer of git-lfs"),
         ("w.npz", b"\n<!DOCTYPE html><html>", "page of HTML"),
         ("x.safetensors", b"<html><head>", "page of HTML"),
+        ("y.safetensors", b"\xef\xbb\xbf<?xml version='1.0'?><Error>", "page of HTML"),
+        ("z.safetensors", b"Entry not found", "holds the text 'Entry not found', not the file"),
+        ("w.msgpack", b'{"error": "no such repository"}', "holds the text"),
+        ("b.safetensors", b"\xef\xbb\xbf" + LFS, "pointer of git-lfs"),
+        ("w.eqx", LFS, "pointer of git-lfs"),
+        ("m.safetensors.index.json", LFS, "pointer of git-lfs"),
+        ("n.safetensors.index.json", b"<html>", "page of HTML"),
         ("a.npz", b"garbage garbage", "truncated or no archive"),
         ("a.txt", b"hello", "of no known kind"),
     ]:

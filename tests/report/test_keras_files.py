@@ -40,6 +40,8 @@ def test_an_archive(tmp_path):
         archive.write(tmp_path / "w", "model.weights.h5")
         archive.writestr("config.json", json.dumps({}))
     assert "layers/dense/vars/0" in load(tmp_path / "m.keras").tree
+    (tmp_path / "w.keras").write_bytes((tmp_path / "w").read_bytes())
+    assert "layers/dense/vars/0" in load(tmp_path / "w.keras").tree
     with zipfile.ZipFile(tmp_path / "n.keras", "w") as archive:
         archive.writestr("config.json", json.dumps({}))
     with pytest.raises(CheckpointError, match="truncated or damaged"):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from rankjax.report import analyze
+from rankjax.report._columns import by_reason
 
 F8, E8M0 = ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e8m0fnu
 CODES = np.random.default_rng(0).standard_normal((200, 256)).astype(F8)
@@ -60,6 +61,44 @@ def test_experts_have_blocks_of_their_own():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(2,), (2, 200), (2, 1, 1)])
+def test_experts_have_a_number_each_or_one_a_row(shape):
+    codes, scale = np.stack([CODES, CODES]), 1 + np.arange(np.prod(shape)).reshape(shape) / 7
+    tree = {"experts.linear.weight": codes, "experts.linear.weight_scale": scale}
+    whole = scale.reshape((*shape, 1, 1)[:3])
+    found = [row.spectral_norm for row in analyze(tree).rows]
+    np.testing.assert_allclose(
+        found, np.linalg.norm(codes.astype(float) * whole, 2, (1, 2)), rtol=1e-6
+    )
+
+
+def test_experts_whose_numbers_may_be_of_rows_are_refused():
+    codes = np.stack([CODES] * 8)
+    for shape in [(8, 1), (200, 1), (200, 256)]:
+        scale = np.ones(shape, np.float32)
+        tree = {"experts.linear.weight": codes, "experts.linear.weight_scale": scale}
+        assert analyze(tree).rows == ()
+
+
+def test_one_number_per_output_of_a_square_matrix():
+    codes, scale = CODES[:, :200], SCALES[:, 0]
+    torch, flax = codes.astype(float) * scale[:, None], codes.astype(float) * scale
+    tree = {"l.weight": codes, "l.weight_scale": scale}
+    assert norm(tree) == pytest.approx(np.linalg.norm(torch, 2), rel=1e-6)
+    tree = {"l": {"kernel": {"value": codes}, "kernel_scale": {"value": scale}}}
+    assert norm(tree) == pytest.approx(np.linalg.norm(flax, 2), rel=1e-6)
+
+
+def test_scales_of_others_do_not_count():
+    held = {"m.up.weight": CODES, "m.up.input_scale": np.float32(2),
+            "m.experts.up": CODES, "m.experts.down": CODES,
+            "m.experts.up_scale": np.float32(2), "m.experts.down_scale": np.float32(3)}  # fmt: skip
+    found = {row.path: row.spectral_norm for row in analyze(held, layout="torch").rows}
+    one = np.linalg.norm(CODES.astype(float), 2)
+    assert list(found) == ["m.experts.down", "m.experts.up", "m.up.weight"]
+    np.testing.assert_allclose(list(found.values()), [3 * one, 2 * one, one], rtol=1e-6)
+
+
 def test_a_difference_has_the_noise_of_the_codes():
     tree = {"l.weight": CODES, "l.weight_scale": np.float32(0.5)}
     full = {"l.weight": CODES.astype(np.float32) * 0.5}
@@ -74,15 +113,22 @@ def test_a_difference_has_the_noise_of_the_codes():
     ("beside", "message"),
     [
         ({"l.weight_scale_inv": np.ones((3, 2), np.float32)}, "does not tell its blocks"),
-        ({"l.weight_scale": np.ones((2, 2), np.int8)}, "does not tell its blocks"),
+        ({"l.weight_scale": np.ones((2, 2), np.uint8)}, "with weight_scale, which holds uint8"),
         ({"l.weight_scale": np.ones(7, np.float32)}, "does not tell its blocks"),
+        ({"l.weight_scale": np.ones(4, np.float32)}, "does not tell its blocks"),
+        ({"l.weight_scale": np.full(1, np.nan, np.float32)}, "not finite"),
+        ({"l.weight_scale": np.full(1, 1e40)}, "not finite, or too large"),
+        ({"l.weights_scaling_factor": np.ones(1, np.float32)}, "which is not known"),
+        ({"l.scales": np.ones((200, 1), np.float32)}, "with scales, which is not known"),
+        ({"l.weight.scale": np.ones(1, np.float32)}, "with scale, which is not known"),
+        ({"l.weight_absmax": np.ones(200, np.float32)}, "which is not known"),
         (
             {"l.weight_scale": np.ones(1, np.float32), "l.weight_scale_2": np.ones(1, np.float32)},
-            "l.weight_scale and l.weight_scale_2: what to do with both is not known",
+            "weight_scale and weight_scale_2: what to do with both is not known",
         ),
         (
             {"l.weight_scale_2": np.ones(1, np.float32)},
-            "stored with l.weight_scale_2, which is not known",
+            "stored with weight_scale_2, which is not known",
         ),
     ],
 )
@@ -91,6 +137,15 @@ def test_scales_that_are_not_known_refuse_the_weight(beside, message):
     assert found.rows == ()
     (why,) = [leaf.text for leaf in found.left_out if leaf.path == "l.weight"]
     assert message in why
+
+
+def test_weights_refused_for_one_reason_are_listed_together():
+    tree = {}
+    for i in range(9):
+        tree |= {f"{i}.weight": CODES, f"{i}.weight_absmax": np.ones(200, np.float32)}
+    found = analyze(tree | {"x.kernel": np.ones((2, 2))})
+    line = "9: float8_e4m3fn stored with weight_absmax, which is not known: 0.weight, 1.weight"
+    assert line in " ".join(by_reason(found.left_out))
 
 
 def test_other_codes_are_named_and_their_scales_are_no_matrix():

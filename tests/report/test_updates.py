@@ -50,6 +50,8 @@ def same(row, formed):
         ({"lora_alpha": 16, "alpha_pattern": {"q_proj": 2}}, 0.5),
         ({"lora_alpha": 16, "alpha_pattern": {"k_proj": 2, "oj": 3}}, 4.0),
         ({"lora_alpha": 16, "alpha_pattern": {"^layers.0.q_proj$": 2}}, 0.5),
+        ({"lora_alpha": 16, "alpha_pattern": {r"layers\.[0-9]+\.(q|k)_proj": 2}}, 0.5),
+        ({"lora_alpha": 16, "alpha_pattern": {r"ayers\.[0-9]+\.(q|k)_proj": 2}}, 4.0),
         ({}, None),
     ],
 )
@@ -96,13 +98,73 @@ def test_convolutions(tmp_path):
         ("x/lora_kernel_b", "x/lora_kernel_a"),
         ("lora_b", "lora_a"),
         ("x/w_lora_b", "x/w_lora_a"),
+        ("x/lora_b/kernel", "x/lora_a/kernel"),
+        ("x/lora_B/kernel", "x/lora_A/kernel"),
+        ("x/lora_up/w", "x/lora_down/w"),
+        ("x/lora_B", "x/lora_A"),
+        ("x/lora/b", "x/lora/a"),
     ],
 )
-def test_names_of_jax(left, right):
-    a, b = draw(9, 4), draw(4, 12)
+@pytest.mark.parametrize("out", [12, 9])  # square: sizes alone do not tell
+def test_names_of_jax(left, right, out):
+    a, b = draw(9, 4), draw(4, out)
     found = analyze({right: a, left: b, "x": {"bias": draw(3)}})
     same(found.rows[0], product(a, b).T)
     assert found.rows[0].scale is None
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("x.lora_b.weight", "x.lora_a.weight"),  # torchtune
+        ("x.lora_b", "x.lora_a"),
+        ("x.lora_B", "x.lora_A"),
+        ("x.lora_up.weight", "x.lora_down.weight"),
+        ("x.lora_B.default.weight", "x.lora_A.default.weight"),
+        ("lora_unet_b.lora_up.weight", "lora_unet_b.lora_down.weight"),
+        ("x_lora.up.weight", "x_lora.down.weight"),
+    ],
+)
+@pytest.mark.parametrize("out", [12, 9])
+def test_names_of_torch(left, right, out):
+    a, b = draw(4, 9), draw(out, 4)
+    (row,) = analyze({right: a, left: b}).rows
+    same(row, product(b, a))
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [((4, 9), (12, 5)), ((3, 4, 9), (3, 12, 4)), ((4, 9, 3, 3), (12, 4, 3, 3))]
+)
+def test_factors_that_do_not_fit_are_left_out(a, b):
+    found = analyze({"x.lora_A.weight": draw(*a), "x.lora_B.weight": draw(*b)})
+    assert found.rows == ()
+    assert all("does not fit the other factor" in leaf.text for leaf in found.left_out)
+    assert len(found.left_out) == 2
+
+
+@pytest.mark.parametrize("names", [("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
+                                   ("lokr_w1", "lokr_w2_a", "lokr_w2_b"), ("oft_blocks",),
+                                   ("vera_A", "vera_B")])  # fmt: skip
+@pytest.mark.parametrize("layout", [None, "torch"])
+def test_updates_that_are_no_products(names, layout):
+    leaves = {f"m.q.{name}": draw(6, 6) for name in names}
+    found = analyze(leaves, layout=layout)
+    assert found.rows == ()
+    assert {leaf.text for leaf in found.left_out} == {
+        "a part of an update that is no plain product"
+    }
+
+
+def test_parameters_of_several_matrices(tmp_path):
+    place = "base_model.model.mlp.experts"
+    leaves = {f"{place}.lora_A.weight": draw(16, 8), f"{place}.lora_B.weight": draw(12, 16)}
+    config = {"lora_alpha": 16, "target_parameters": ["mlp.experts.gate_up_proj"]}
+    found = analyze(folder(tmp_path, leaves, r=4, **config))
+    assert found.rows == ()
+    assert "(target_parameters)" in found.left_out[0].text
+    assert len(analyze(folder(tmp_path, leaves, r=16, **config)).rows) == 1
+    with pytest.raises(ValueError, match=r"target_parameters is .experts\.w., must be a list"):
+        analyze(folder(tmp_path, leaves, target_parameters="experts.w"))
 
 
 def test_heads_and_stacks():
@@ -119,7 +181,7 @@ def test_heads_and_stacks():
 @pytest.mark.parametrize(
     ("name", "shape"), [("dora_scale", (12, 1)), ("lora_mid.weight", (4, 4)),
                         ("lora_E", (4, 1)),
-                        ("lora_magnitude_vector", (12,))],
+                        ("lora_magnitude_vector", (12,)), ("magnitude", (12,))],
 )  # fmt: skip
 def test_what_is_no_plain_product_is_refused(name, shape):
     leaves = {"m.lora_down.weight": draw(4, 9), "m.lora_up.weight": draw(12, 4),
@@ -127,7 +189,7 @@ def test_what_is_no_plain_product_is_refused(name, shape):
     found = analyze(leaves)
     assert found.rows == ()
     whys = {leaf.path: leaf.text for leaf in found.left_out}
-    assert f"m.{name} changes the product" in whys["m.lora_up.weight"]
+    assert f"{name.removesuffix('.weight')} changes the product" in whys["m.lora_up.weight"]
 
 
 def test_a_factor_that_is_not_finite_or_alone(tmp_path):
@@ -157,6 +219,21 @@ def test_a_broken_config(tmp_path):
     place = folder(tmp_path, peft(), lora_alpha="16")
     with pytest.raises(ValueError, match="lora_alpha is '16', must be a number"):
         analyze(place)
+
+
+@pytest.mark.parametrize(("key", "message"), [("(a+)+b", "too complicated"), ("[", "names '\\['")])
+def test_expressions_of_a_hostile_config(tmp_path, key, message):
+    place = folder(tmp_path, peft(), lora_alpha=16, alpha_pattern={key: 1})
+    with pytest.raises(ValueError, match=message):
+        analyze(place)
+
+
+def test_an_alpha_that_is_no_number():
+    leaves = {"c.lora_down.weight": draw(4, 9), "c.lora_up.weight": draw(6, 4),
+              "c.alpha": np.float32(np.nan)}  # fmt: skip
+    found = analyze(leaves)
+    assert found.rows == ()
+    assert "its alpha is nan" in [leaf.text for leaf in found.left_out]
 
 
 @pytest.mark.parametrize("rslora", [False, True])
@@ -201,7 +278,26 @@ def test_a_smaller_adapter_of_kohya_and_convolutions(tmp_path):
     assert not (tmp_path / "small" / "adapter_config.json").exists()
 
 
+def test_patterns_of_what_is_not_cut_are_kept(tmp_path):
+    dora = "base_model.model.layers.1.q"
+    leaves = peft("q", used=1) | {
+        f"{dora}.lora_A.weight": draw(2, 9), f"{dora}.lora_B.weight": draw(12, 2),
+        f"{dora}.lora_magnitude_vector": draw(12),
+    }  # fmt: skip
+    old = {"rank_pattern": {"1.q": 2, "layers.0.q": 4}, "alpha_pattern": {"1.q": 8}}
+    big = tmp_path / "big"
+    big.mkdir()
+    write_smaller_adapter(folder(big, leaves, r=4, lora_alpha=16, **old), tmp_path / "small")
+    small = load(tmp_path / "small").adapter
+    assert small["rank_pattern"] == {"layers.0.q": 1, "1.q": 2}
+    assert small["alpha_pattern"] == {"layers.0.q": 4.0, "1.q": 8}
+
+
 def test_what_is_not_written(tmp_path):
+    factors = {"lora_A/kernel": draw(9, 2), "lora_B/kernel": draw(2, 9)}
+    np.savez(tmp_path / "u.npz", **factors)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(CheckpointError, match="only adapters with the names of PEFT or kohya"):
+        write_smaller_adapter(tmp_path / "u.npz", tmp_path / "small")
     np.savez(tmp_path / "w.npz", lora_a=draw(9, 2), lora_b=draw(2, 4))
     with pytest.raises(CheckpointError, match="only adapters with the names of PEFT or kohya"):
         write_smaller_adapter(tmp_path / "w.npz", tmp_path / "small")

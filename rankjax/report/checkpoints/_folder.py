@@ -13,8 +13,9 @@ _UNFINISHED = "orbax-checkpoint-tmp"
 # A folder may hold the same weights twice; the first of these that is there is read.
 _PATTERNS = (
     "*.safetensors.index.json", "*.safetensors", "*.msgpack.index.json", "*.msgpack",
-    "*.bin.index.json", "*.bin", "*.pt", "*.pth", "*.keras", "*.h5", "*.npz",
+    "*.bin.index.json", "*.bin", "*.pt", "*.pth", "*.keras", "*.h5", "*.npz", "*.eqx", "*.gguf",
 )  # fmt: skip
+_PART = re.compile(r".*-[0-9]+-of-0*([0-9]+)\.\w+")  # model-00001-of-00002.safetensors
 _OTHERS = re.compile(r"training_args\.bin|optimizer\.(bin|pt)|scheduler\.pt|rng_state.*|scaler\.pt")
 
 
@@ -29,8 +30,15 @@ def checkpoint_in(folder: Path) -> Path:
     """
     found = _found(folder)
     if found is None:
-        raise CheckpointError(f"{shown(str(folder))} holds no checkpoint")
+        below = [path for path in sorted(folder.iterdir()) if path.is_dir() and _holds(path)]
+        where = ", ".join(shown(path.name) for path in below[:8])
+        more = f", but its folders do ({where}): name one of them" if below else ""
+        raise CheckpointError(f"{shown(str(folder))} holds no checkpoint{more}")
     return found
+
+
+def _holds(folder: Path) -> bool:
+    return any(path.is_file() for pattern in _PATTERNS for path in folder.glob(pattern))
 
 
 def _found(folder: Path) -> Path | None:
@@ -40,6 +48,13 @@ def _found(folder: Path) -> Path | None:
         # A pipe of such a name would be waited for, for ever.
         files = [file for file in sorted(folder.glob(pattern)) if file.is_file()]
         files = [file for file in files if not _OTHERS.fullmatch(file.name)]
+        part = next((p for file in files if (p := _PART.fullmatch(file.name))), None)
+        if part and part[1] != "1":
+            first = shown(files[0].name)
+            raise CheckpointError(
+                f"{shown(str(folder))} holds {len(files)} of {part[1]} parts of a checkpoint, and "
+                f"no index that names them ({first}, ...): name one of them to read it"
+            )
         if len(files) > 1:
             names = ", ".join(shown(file.name) for file in files[:8])
             raise CheckpointError(

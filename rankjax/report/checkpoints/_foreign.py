@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 
 import numpy as np
@@ -17,30 +18,37 @@ _EQUINOX = (
     "arrays one after the other without names, as equinox.tree_serialise_leaves writes them: load "
     "it with equinox.tree_deserialise_leaves and pass the module"
 )
+_DOWNLOAD = ", not the file itself: the download went wrong (a login, a wrong address)"
 
 
 def refuse_foreign(path: Path) -> None:
     """Refuse what the first bytes (of Equinox: the name) show to be something else.
 
     Raises:
-        CheckpointError: a pointer of git-lfs, a page of HTML, an Equinox file, GGUF, gzip, a single
-            array, an empty file.
+        CheckpointError: a pointer of git-lfs, a page of HTML or another text, an Equinox file,
+            GGUF, gzip, a single array, an empty file.
     """
     with path.open("rb") as file:
         head = file.read(64)
         name = shown(str(path))
         if not head:
             raise CheckpointError(f"{name} is empty")
-        if path.suffix.lower() == ".eqx":
-            raise CheckpointError(f"{name} holds {_EQUINOX}")
+        text = head.removeprefix(codecs.BOM_UTF8).lstrip()
         for magic, what in _MAGIC.items():
-            if head.startswith(magic):
+            if text.startswith(magic):
                 raise CheckpointError(f"{name} is {what}")
-        if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-            raise CheckpointError(
-                f"{name} is a page of HTML, not the file itself: the download went wrong (a login, "
-                "a wrong address)"
-            )
+        if text.lower().startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
+            raise CheckpointError(f"{name} is a page of HTML{_DOWNLOAD}")
+        suffix = path.suffix.lower()
+        if suffix == ".eqx":
+            raise CheckpointError(f"{name} holds {_EQUINOX}")
+        # Both begin with bytes that are no text, in files of any size.
+        if (
+            suffix in {".safetensors", ".msgpack"}
+            and text.isascii()
+            and text.decode().isprintable()
+        ):
+            raise CheckpointError(f"{name} holds the text {shown(text.decode())!r}{_DOWNLOAD}")
         if head.startswith(np.lib.format.MAGIC_PREFIX):
             file.seek(0)
             if _more_follows(file, path.stat().st_size):

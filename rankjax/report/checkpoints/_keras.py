@@ -70,7 +70,7 @@ def read_keras(path: Path) -> tuple[dict[str, np.ndarray], list[LeftOut]]:
 
 
 def _content(path: Path) -> Path | io.BytesIO:
-    if path.suffix.lower() != ".keras":
+    if not zipfile.is_zipfile(path):
         return path
     with zipfile.ZipFile(path) as archive:
         member = archive.getinfo(_WEIGHTS)

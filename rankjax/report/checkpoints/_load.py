@@ -87,9 +87,9 @@ def _read(path: Path) -> tuple[str, tuple[Any, list[LeftOut]]]:
         return "Orbax", read_orbax(path)
     if path.name == ORBAX:
         return "Orbax", read_orbax(path.parent)
+    refuse_foreign(path)
     if path.name.endswith(".index.json"):
         return "several files", read_sharded(path)
-    refuse_foreign(path)
     with path.open("rb") as file:
         head = file.read(16)
     name = path.suffix.lower()

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rankjax import report
-from rankjax.report._rank_plan import DEFAULT_ENERGY
+from rankjax.report._rank_plan import DEFAULT_ENERGY, check_shares
 from rankjax.report._sorting import SortKey
 from rankjax.report._terminal import rich_report
 from rankjax.report.cli._options import (
@@ -64,6 +64,7 @@ def analyze(
 ) -> None:
     """Norms, ranks, tails and possible savings of every weight matrix of a checkpoint."""
     with clear_errors():
+        check_shares(energy, budget)
         pattern = write if write is None or str(write) == "-" or write.suffix == ".json" else None
         folder = write if pattern is None else None
         outputs = Outputs([path, reference], json=json, csv=csv, html=html, write=pattern)

@@ -1,0 +1,45 @@
+"""Which leaves are the scales of which weights, told by their names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+import jax.numpy as jnp
+
+_SCALE = re.compile(r"scal|absmax|zero_?point", re.IGNORECASE)
+_OF_ACTIVATIONS = re.compile(r"_?(in|out)put|_?act(ivation)?s?_|_?grad|[qkv]_scale|kv_")
+
+
+def is_code(dtype: Any) -> bool:
+    """Whether numbers of that type are a weight only together with a scale, where one is beside."""
+    return dtype.itemsize == 1 and jnp.issubdtype(dtype, jnp.floating)
+
+
+def scales_by_weight(paths: Collection[str]) -> dict[str, list[str]]:
+    """The paths of the scales of each leaf: of those beside it or below it whose name says so."""
+    beside: dict[str, dict[str, str]] = {}
+    for path in sorted(paths):
+        parent, name = parent_and_name(path)
+        beside.setdefault(parent, {})[name] = path
+    found: dict[str, list[str]] = {}
+    for parent, held in beside.items():
+        scales = [name for name in held if _SCALE.search(name)]
+        for scale in scales:
+            if _OF_ACTIVATIONS.match(scale):
+                continue
+            others = [name for name in held if name not in scales]
+            # down_proj_scale is that of down_proj, and scales that of all that is beside it.
+            length = max((len(name) for name in others if name in scale), default=0)
+            of = [held[n] for n in others if not length or (n in scale and len(n) == length)]
+            for weight in (*of, parent):
+                found.setdefault(weight, []).append(held[scale])
+    return found
+
+
+def parent_and_name(path: str) -> tuple[str, str]:
+    """What holds a leaf, and its name."""
+    path = re.sub(r"[./](raw_)?value$", "", path)  # of an NNX state
+    end = max(path.rfind("."), path.rfind("/"))
+    return path[: max(end, 0)], path[end + 1 :]
