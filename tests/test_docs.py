@@ -15,7 +15,7 @@ FLOORS = ["matrix", "network", "bounds", "certificates", "training", "report"]
 
 def public_names(module):
     tree = ast.parse((ROOT / module / "__init__.py").read_text())
-    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     return {name.asname or name.name for node in imports for name in node.names}
 
 

@@ -71,6 +71,15 @@ def test_no_public_name_of_a_package_hides_a_module():
         assert not public & modules
 
 
+def test_what_is_imported_at_first_use_is_found():
+    code = (
+        "import sys, rankjax; assert not {f'rankjax.{x}' for x in ('training', 'certificates')} & "
+        "set(sys.modules); assert {'training', 'certify'} <= set(dir(rankjax)); "
+        "rankjax.training.factorize, rankjax.certify, rankjax.certificates.verify"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_the_core_imports_no_extra_and_the_report_none_before_it_is_used():
     extras = {
         "jax._src.pallas.core",

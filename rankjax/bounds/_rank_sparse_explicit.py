@@ -157,7 +157,7 @@ class _Code:
             low = start + cost + self.of_ranks + kept * self.sides * dimension
             return (jnp.minimum(nats, low), jnp.where(low < nats, kept, rank)), None
 
-        logs = self.facts.number([(math.log(x), math.log(1 - x)) for x in _SPLITS])
+        logs = self.facts.number(np.log([(x, 1 - x) for x in _SPLITS]))
         (nats, rank), _ = jax.lax.scan(shorter, (direct, self.most), logs)
         nats, rank = jnp.where(point, math.log(3), nats), jnp.where(point, 0, rank)
         return Coded(nats, rank, log_error)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +15,6 @@ from rankjax.certificates._primitives import check_primitive
 
 if TYPE_CHECKING:
     from rankjax._jax_internals import ClosedJaxpr, Jaxpr
-
-# Made once, at the import: each context that is made enters the keys of all compiled functions for
-# good, so that JAX compiles everything again. Older releases have none.
-_MAKE: Callable[..., Any] | None = getattr(jax, "make_user_context", None)
-_GENERATION = None if _MAKE is None else _MAKE(default_value=None)
 
 _NUMBERS_OF = {"integer_pow": ("y",), "gather": ("fill_value",)}  # numbers among the parameters
 
@@ -158,14 +152,3 @@ def is_weight(path: str, leaf: Any) -> bool:
         f"params[{path!r}]: got the Python {kind} {leaf!r}; must be an array, so that it is coded, "
         "or a function; settings of a module can be closed over (equinox.partition separates them)"
     )
-
-
-def afresh() -> AbstractContextManager[Any]:
-    """A context in which JAX traces every function anew, jitted ones inside of others too.
-
-    A jitted function that was traced before would keep the arrays it closed over at that time.
-    """
-    if _GENERATION is None:
-        jax.clear_caches()
-        return nullcontext()
-    return _GENERATION(object())

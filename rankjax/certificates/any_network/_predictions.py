@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from rankjax._caches import afresh
 from rankjax._jax_internals import as_function
 from rankjax.certificates._draws import check_draws
-from rankjax.certificates._held import Held, afresh, held_by
+from rankjax.certificates._held import Held, held_by
 from rankjax.network.internal import batches, logits_of_one, split_arrays
 
 Apply = Callable[[Any, Any], Any]

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from rankjax._caches import afresh
 from rankjax._jax_internals import as_function
 from rankjax.certificates._draws import check_draws
-from rankjax.certificates._held import afresh, held_by
+from rankjax.certificates._held import held_by
 from rankjax.certificates._inputs import check_values, checked_sample
 from rankjax.network.internal import (
     Skeleton,

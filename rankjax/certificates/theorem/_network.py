@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rankjax.certificates._held import afresh, check_subnormal, held_by, is_weight
+from rankjax._caches import afresh
+from rankjax.certificates._held import check_subnormal, held_by, is_weight
 from rankjax.certificates.theorem._nodes import Recursion, prune
 from rankjax.certificates.theorem._rules import touched
 from rankjax.certificates.theorem._values import (
