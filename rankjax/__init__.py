@@ -3,7 +3,7 @@
 import importlib
 import typing
 
-import rankjax._caches
+import rankjax._caches  # noqa: F401 - early, see there
 from rankjax import bounds as bounds
 from rankjax import matrix as matrix
 from rankjax import network as network
