@@ -220,6 +220,8 @@ class Tracer:
             if all(t.node is not None for _, t in data):
                 return Data(node=self.number, depth=len(self.loops))  # no parameter yet
             if len(data) > 1:
+                for side, tag in data:  # beside activations: the input enters here
+                    self.enters(side, tag)
                 return self.after(joined([t for _, t in data]), of_two(name))
             side, tag = data[0]
             numbers = [t.expression.number() if isinstance(t, Weight) else None for t in tags]

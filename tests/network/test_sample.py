@@ -335,3 +335,24 @@ def test_complex_weights_are_refused_by_path():
     ):
         with pytest.raises(ValueError, match=r"'last/weight'.* is complex"):
             call()
+
+
+@pytest.mark.parametrize("beside", ["joined", "added"])
+def test_an_input_that_only_stands_beside_activations_is_an_input(beside):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4, 5, 3))
+    params = {"w": jnp.asarray(rng.normal(size=(6 if beside == "joined" else 3, 3)))}
+
+    def cell(p, x):
+        def step(h, token):
+            into = jnp.concatenate([token, h], -1) if beside == "joined" else token + h
+            return jnp.tanh(into @ p["w"]), None
+
+        return jax.lax.scan(step, jnp.zeros((x.shape[0], 3)), jnp.swapaxes(x, 0, 1))[0]
+
+    structure = describe(params, apply=cell, example=x)
+    sample = Sample.from_data(structure, params, x, np.zeros(4, int), apply=cell)
+    flat = x.reshape(4, -1)
+    np.testing.assert_allclose(sample.radius, np.linalg.norm(flat, axis=1).max())
+    np.testing.assert_allclose(sample.inf_radius, np.abs(flat).max())
+    assert sample.dimension == 15
