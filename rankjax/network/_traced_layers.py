@@ -73,8 +73,8 @@ def outside_of(
     named = [f"{n} otherwise than as a matrix" if n.startswith("uses '") else n for n in named]
     for path in unknown:
         named.append(
-            f"has an activation after {path!r} whose Lipschitz constant is not known (lipschitz= "
-            "says it)"
+            f"has an activation, or another operation, after {path!r} whose Lipschitz constant is "
+            "not known (lipschitz= says it)"
         )
     for leaf in left_out:
         if leaf.why in {Reason.MASKED, Reason.DEPTHWISE}:

@@ -340,8 +340,9 @@ class Network:
         """One pass of the network with these weights over the sample, in float64.
 
         Raises:
-            ValueError: for labels that do not fit, values that are not finite, and inputs that are
-                neither 0 nor between 1e-100 and 1e100 in size.
+            ValueError: for labels that do not fit, values that are not finite or whose rounding
+                errors have no finite bound, and inputs that are neither 0 nor between 1e-100 and
+                1e100 in size.
         """
         y = np.asarray(y)
         n = number_of_examples(x, y, batch_size)
@@ -363,11 +364,25 @@ class Network:
                 slots.append(np.asarray(slot)[:, :real])
         found = Observed(np.concatenate(gaps), np.concatenate(slots, axis=1), y)
         if np.isnan(found.gaps).any() or not np.isfinite(found.slots).all():
-            raise ValueError(
-                "params: the network's values on x are not finite, or multiply weights with "
-                "numbers too close to 0 or too large"
-            )
+            raise ValueError(self._why_not_finite(weights, x, batch_size))
         return found
+
+    def _why_not_finite(self, weights: np.ndarray, x: Any, batch_size: int) -> str:
+        n = len(jax.tree.leaves(x)[0])
+        with jax.enable_x64(True):
+            on_device = jnp.asarray(weights, jnp.float64)
+            for index, _ in batches(n, min(batch_size, n)):
+                part = jax.tree.map(lambda a, index=index: np.asarray(a)[index], x)
+                if not np.isfinite(np.asarray(self.logits(on_device, part))).all():
+                    return (
+                        "params: the network's values on x are not finite, or multiply weights "
+                        "with numbers too close to 0 or too large"
+                    )
+        return (
+            "params: the network's values on x are finite, but the slopes of its operations, one "
+            "after another, leave no finite bound on what rounding (in float64) may do to them; "
+            "normalization and attention in many layers do that"
+        )
 
     def logits(self, weights: Any, x: Any) -> Array:
         """The logits of the exact network in float64, ``(n, classes)``; differentiable."""

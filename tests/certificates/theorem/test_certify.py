@@ -298,6 +298,20 @@ def test_bad_data():
         certify(STRUCTURE, PARAMS, infinite, Y, apply=APPLY)
 
 
+def test_errors_of_rounding_that_grow_beyond_bounds_are_no_infinite_values():
+    def apply(p, x):
+        h = x @ p["w"]
+        for _ in range(12):
+            h = 100 * jnp.tanh(h)
+        return jnp.square(jnp.exp(h / 100))
+
+    params = {"w": PARAMS["a"][:, :2]}
+    assert np.isfinite(np.asarray(apply(params, X))).all()
+    structure = describe(params, apply=apply, example=X)
+    with pytest.raises(ValueError, match="values on x are finite, but the slopes"):
+        certify(structure, params, X[:50], Y[:50], apply=apply)
+
+
 def test_a_depthwise_kernel_and_joined_kernels_are_coded_entry_by_entry():
     """``describe`` leaves both out; the recursion bounds them all the same."""
     x = np.random.default_rng(0).normal(size=(200, 6, 4))
