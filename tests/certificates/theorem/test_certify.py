@@ -337,3 +337,18 @@ def test_a_depthwise_kernel_and_joined_kernels_are_coded_entry_by_entry():
     assert {leaf.path for leaf in found.leaves} == set(params)
     assert found.guard.largest <= 1
     assert verify(found, structure, params, x, y, apply=apply) <= found.value
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="XLA copies on CPUs")
+def test_the_compiled_program_does_not_grow_with_the_square_of_the_depth():
+    def apply(p, x):
+        h = x
+        for _ in range(14):
+            h = jax.nn.sigmoid(h @ p["w"]) * jnp.tanh(h) + h
+        return h @ p["w"]
+
+    network = Network(apply, {"w": jnp.eye(3)}, X[:2])
+    with jax.enable_x64(True):
+        lowered = network._pass.lower(jnp.zeros(9), X[:2], np.zeros(2, int))
+        lines = [p.as_text().count("\n") for p in (lowered, lowered.compile())]
+    assert lines[1] < 4 * lines[0]
