@@ -1,4 +1,4 @@
-"""Path norms by a forward pass of the absolute (or squared) weights on ones."""
+"""Path norms by a forward pass of the absolute (or squared) weights, on ones where data enter."""
 
 from __future__ import annotations
 
@@ -44,14 +44,17 @@ def path_norms(
     def norm(arrays: list[Array], order: int) -> Array:
         def change(number: int, eqn: Any, values: list[Any]) -> list[Any]:
             use, values = trace.uses.get(number), list(values)
+            for operand in trace.inputs.get(number, ()):
+                values[operand] = jnp.ones_like(values[operand])
             if use is not None:
                 values[use.side] = _power(values[use.side], order)
             elif number in trace.added:
                 values[trace.added[number]] = jnp.zeros_like(values[trace.added[number]])
             return values
 
-        ones = jax.tree.map(lambda a: jnp.ones(a.shape, a.dtype), one)
-        output = run(program, arrays, ones, at=set(), change=change)[0]
+        # Paths begin where the data enter: what ``apply`` does to an input before is no part of it.
+        start = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), one)
+        output = run(program, arrays, start, at=set(), change=change)[0]
         return at_least_float32(_root(largest(jnp.asarray(output)), order))
 
     return jax.jit(lambda arrays: jnp.stack([norm(arrays, order) for order in (1, 2)]))(arrays)

@@ -33,7 +33,7 @@ def run(
     """The outputs, and what ``look`` keeps at the equations ``at``, by number.
 
     Pure and traceable. What is kept inside of loops has one leading axis per loop. ``change`` is
-    asked for the operands of every equation outside of loops that are not looked into.
+    asked for the operands of every equation, loops included.
     """
     runner = _Runner(program, at, look, change)
     inputs = [*jax.tree.leaves(params), *jax.tree.leaves(x)]
@@ -74,12 +74,12 @@ class _Runner:
             follow = self.closed if hasattr(inner, "consts") else self.jaxpr
             return follow(inner, values)
         end = self.program.trace.loops.get(number)
+        if self.change is not None:
+            values = self.change(number, eqn, values)
         if end is not None:
             if self.change is not None or any(number < k <= end for k in self.at):
                 return self.looked_at(number, values, self.scan(eqn, values))
             self.number = end
-        if self.change is not None:
-            values = self.change(number, eqn, values)
         if eqn.primitive.name == "ragged_dot_general":  # has no rule for ``vmap``
             outs = sequential_vmap(lambda *v: run_equation(eqn, v))(*values)
         else:

@@ -90,6 +90,8 @@ class Trace:
         entries: by number of an equation, the values of the data that meet parameters there for the
             first time: operand numbers, -1 for the result (of a lookup), each with the number of
             loops inside of which the value is the same.
+        inputs: by number of an equation, the operands there that no parameter has entered before,
+            whether they meet parameters for the first time or again.
         added: numbers of the equations where parameters are added to the data, with the operand.
         other: how the other leaves meet the data, the primitives in their order.
         added_leaves: leaves that are added.
@@ -100,6 +102,7 @@ class Trace:
 
     uses: dict[int, Use] = field(default_factory=dict)
     entries: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    inputs: dict[int, set[int]] = field(default_factory=dict)
     added: dict[int, int] = field(default_factory=dict)
     other: dict[int, tuple[str, ...]] = field(default_factory=dict)
     added_leaves: set[int] = field(default_factory=set)
@@ -295,7 +298,9 @@ class Tracer:
         return None
 
     def enters(self, operand: int, tag: Data) -> None:
-        """Note a value of the data that meets parameters for the first time."""
+        """Note a value of the data that meets parameters, for the first time or again."""
+        if tag.node is not None and operand >= 0:
+            self.trace.inputs.setdefault(self.number, set()).add(operand)
         if tag.node is None or (tag.node in self.met and operand >= 0):
             return
         if operand >= 0:

@@ -52,6 +52,46 @@ def test_path_norms_of_convolutions_pooling_and_biases():
     assert float(got[0]) == pytest.approx((full @ np.abs(np.asarray(dense))).max())
 
 
+FIRST, LAST = np.random.default_rng(1).normal(size=(2, 4, 4))
+
+
+def twice(p, x):
+    """The input meets two weights, one of them in a loop that it starts."""
+    start = x.astype(float) / 255
+    h = jax.lax.scan(lambda h, w: (jax.nn.relu(h @ w), None), start, p["first"][None])[0]
+    return (h + start @ p["first"]) @ p["last"]
+
+
+PREPARED = {
+    "scaled": (
+        lambda p, x: jax.nn.relu((x.astype(float) / 255) @ p["first"]) @ p["last"],
+        np.uint8,
+        (4,),
+        1,
+    ),
+    "one-hot": (
+        lambda p, x: jax.nn.relu(jax.nn.one_hot(x - 1000, 4, dtype=float) @ p["first"]) @ p["last"],
+        int,
+        (),
+        1,
+    ),
+    "used twice": (twice, np.uint8, (4,), 2),
+}
+
+
+@pytest.mark.parametrize("name", PREPARED)
+def test_paths_begin_where_the_data_enter(name):
+    """``Sample`` measures them there: 255 in x / 255 must not shrink the bound."""
+    apply, dtype, shape, times = PREPARED[name]
+    params = {"first": jnp.asarray(FIRST), "last": jnp.asarray(LAST)}
+    example = np.ones((1, *shape), dtype)
+    structure = describe(params, apply=apply, example=example)
+    got = measure(structure, params, apply=apply, example=example).path_norms
+    for k, order in enumerate((1, 2)):
+        paths = np.ones(4) @ np.abs(FIRST) ** order @ np.abs(LAST) ** order
+        assert float(got[k]) == pytest.approx((times * paths.max()) ** (1 / order))
+
+
 def test_a_network_that_is_not_homogeneous_has_no_path_norm():
     def apply(params, x):
         return jnp.tanh(x @ params["a"]["kernel"])
