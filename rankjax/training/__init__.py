@@ -40,6 +40,7 @@ from rankjax.training._metrics import RecordState as RecordState
 from rankjax.training._metrics import metrics as metrics
 from rankjax.training._metrics import record_metrics as record_metrics
 from rankjax.training._muon import muon_dimension_numbers as muon_dimension_numbers
+from rankjax.training._orthogonalize import orthogonalize as orthogonalize
 from rankjax.training._penalties import log_det_penalty as log_det_penalty
 from rankjax.training._penalties import nuclear_penalty as nuclear_penalty
 from rankjax.training._penalties import rank_sparse_penalty as rank_sparse_penalty
