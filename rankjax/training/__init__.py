@@ -36,6 +36,7 @@ from rankjax.training._linear_networks import (
 from rankjax.training._lora import lora_pairs as lora_pairs
 from rankjax.training._lora import lora_schatten_penalty as lora_schatten_penalty
 from rankjax.training._lowrank import lowrank as lowrank
+from rankjax.training._merge_nnx import merge_nnx as merge_nnx
 from rankjax.training._metrics import RecordState as RecordState
 from rankjax.training._metrics import metrics as metrics
 from rankjax.training._metrics import record_metrics as record_metrics
