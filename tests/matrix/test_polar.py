@@ -29,7 +29,9 @@ def test_what_is_zero_stays_zero_and_the_rest_becomes_one():
     np.testing.assert_allclose(found, np.arange(3) < ranks[:, None], atol=1e-12)
     # Of rank one: u v^T, whatever the other singular vectors are.
     u, v = np.array([0.6, 0.8]), np.array([1.0, 2.0, -2.0]) / 3
-    np.testing.assert_allclose(rm.polar(5 * jnp.outer(u, v)), np.outer(u, v), atol=1e-12)
+    np.testing.assert_allclose(
+        rm.polar(5 * jnp.asarray(np.outer(u, v))), np.outer(u, v), atol=1e-12
+    )
     assert rm.polar(jnp.zeros((2, 0, 3))).shape == (2, 0, 3)
     assert np.isnan(rm.polar(BATCH.at[0, 0, 0].set(jnp.nan))[0]).all()
     assert np.isfinite(rm.polar(BATCH.at[0, 0, 0].set(jnp.nan))[1:]).all()
@@ -81,6 +83,6 @@ def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="a must have at least 2 axes"):
         rm.polar(GENERIC[0])
     with pytest.raises(ValueError, match="method: got 'x', must be one of"):
-        rm.polar(GENERIC, method="x")
+        rm.polar(GENERIC, method="x")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="eps must be at least"):
         rm.polar(GENERIC, eps=1e-6, method="rational")
