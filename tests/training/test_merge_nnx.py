@@ -105,6 +105,16 @@ def test_split_and_merged_again_without_a_new_compilation(caplog):
     np.testing.assert_array_equal(again, expected)
 
 
+def test_a_grouped_convolution():
+    layer = nnx.Conv(16, 16, (3,), feature_group_count=2, rngs=nnx.Rngs(0), param_dtype=jnp.float32)
+    x = jax.random.normal(jax.random.key(2), (2, 7, 16), jnp.float32)
+    graph, params = nnx.split(layer, nnx.Param)
+    structure = describe(params, apply=lambda p, x: nnx.merge(graph, p)(x), example=x)
+    small = factorize(structure, params, ranks=3)
+    assert [factors.groups for factors in structure_factors(merge_nnx(graph, small))] == [2]
+    close(merge_nnx(graph, small)(x), nnx.merge(graph, densify(structure, small))(x))
+
+
 def test_the_states_given_are_not_the_ones_that_change():
     graph, params, rest = nnx.split(Net(nnx.Rngs(0)), nnx.Param, ...)
     model = merge_nnx(graph, factorize(describe(params), params, ranks=4), rest)
