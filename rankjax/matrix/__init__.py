@@ -22,6 +22,7 @@ from rankjax.matrix._norms import frobenius_norm as frobenius_norm
 from rankjax.matrix._norms import nuclear_norm as nuclear_norm
 from rankjax.matrix._norms import schatten_norm as schatten_norm
 from rankjax.matrix._norms import spectral_norm as spectral_norm
+from rankjax.matrix._polar import polar as polar
 from rankjax.matrix._product import product_schatten_power as product_schatten_power
 from rankjax.matrix._projections import project_nuclear_ball as project_nuclear_ball
 from rankjax.matrix._projections import project_rank as project_rank

@@ -157,7 +157,7 @@ def spectral_first(
     return _restore(function, scale, p, first)
 
 
-_no_third_derivative = last_derivative("schatten_power has no third derivative")
+_no_third_derivative = last_derivative("schatten_power has no third derivative, polar no second")
 
 
 @spectral_first.defjvp

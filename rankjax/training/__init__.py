@@ -36,10 +36,12 @@ from rankjax.training._linear_networks import (
 from rankjax.training._lora import lora_pairs as lora_pairs
 from rankjax.training._lora import lora_schatten_penalty as lora_schatten_penalty
 from rankjax.training._lowrank import lowrank as lowrank
+from rankjax.training._merge_nnx import merge_nnx as merge_nnx
 from rankjax.training._metrics import RecordState as RecordState
 from rankjax.training._metrics import metrics as metrics
 from rankjax.training._metrics import record_metrics as record_metrics
 from rankjax.training._muon import muon_dimension_numbers as muon_dimension_numbers
+from rankjax.training._orthogonalize import orthogonalize as orthogonalize
 from rankjax.training._penalties import log_det_penalty as log_det_penalty
 from rankjax.training._penalties import nuclear_penalty as nuclear_penalty
 from rankjax.training._penalties import rank_sparse_penalty as rank_sparse_penalty

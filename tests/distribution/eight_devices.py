@@ -22,6 +22,7 @@ from rankjax.training import (
     densify,
     factorize,
     lowrank,
+    orthogonalize,
     project_rank,
     proximal_schatten,
     rank_sparse_penalty,
@@ -223,6 +224,7 @@ MAKERS = {
     "prox": lambda s: proximal_schatten(s, optax.constant_schedule(0.1), p=0.5),
     "rank": lambda s: project_rank(s, 2),
     "lazy": lambda s: add_schatten_decay(s, 0.1, p=1.0, every=1),
+    "polar": orthogonalize,
 }
 
 
