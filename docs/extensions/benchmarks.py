@@ -75,6 +75,20 @@ def factorized(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def polar(rows: list[dict[str, Any]]) -> str:
+    """One row per way, two columns per size."""
+    sizes = list(dict.fromkeys(row["size"] for row in rows))
+    lines = [
+        "| |" + "".join(f" {size}: ms | error |" for size in sizes),
+        "|---|" + "--:|--:|" * len(sizes),
+    ]
+    for way in dict.fromkeys(row["way"] for row in rows):
+        mine = [row for row in rows if row["way"] == way]
+        cells = [f" {row['milliseconds']:.0f} | {row['error']:.2g} |" for row in mine]
+        lines.append(f"| {way} |" + "".join(cells))
+    return "\n".join(lines)
+
+
 def label_noise(rows: list[dict[str, Any]]) -> str:
     """One row per noise and way: medians of the seeds, least and most in brackets."""
     lines = [
@@ -138,6 +152,7 @@ TABLES = {
     "guarantees": guarantees,
     "compile_time": compile_time,
     "factorized": factorized,
+    "polar": polar,
     "label_noise": label_noise,
     "compress_networks": compress_networks,
 }
