@@ -354,5 +354,5 @@ def test_an_input_that_only_stands_beside_activations_is_an_input(beside):
     sample = Sample.from_data(structure, params, x, np.zeros(4, int), apply=cell)
     flat = x.reshape(4, -1)
     np.testing.assert_allclose(sample.radius, np.linalg.norm(flat, axis=1).max())
-    np.testing.assert_allclose(sample.inf_radius, np.abs(flat).max())
+    np.testing.assert_allclose(np.asarray(sample.inf_radius), np.abs(flat).max())
     assert sample.dimension == 15
