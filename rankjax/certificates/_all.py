@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -56,6 +57,16 @@ class Guarantees(Sequence[Route]):
 
     def __getitem__(self, index: Any) -> Any:
         return self.routes[index]
+
+    def to_json(self) -> str:
+        """The rows as text, each guarantee as its own ``to_json`` writes it."""
+        rows = []
+        for route in self.routes:
+            found = route.guarantee
+            guarantee = None if found is None else json.loads(found.to_json())
+            row = {"name": route.name, "about": route.about, "needs": route.needs}
+            rows.append({**row, "guarantee": guarantee, "reason": route.reason})
+        return json.dumps({"delta": self.delta, "joint": self.joint, "routes": rows}, indent=1)
 
     def __str__(self) -> str:
         rows = [("true error <=", "examples", "route", "about", "needs")]

@@ -1,12 +1,15 @@
 """``rankjax certify`` as it is typed."""
 
+import importlib
+import json
 import math
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from rankjax.certificates import Certificate
+from rankjax.certificates import Certificate, certify_all, compress
+from rankjax.report import read_network
 from rankjax.report.cli import app
 
 
@@ -53,6 +56,37 @@ def test_the_certificate_is_printed_and_written(files):
     assert f"true error <= {above:.4f} with probability >= 0.9" in result.output
     assert "assumptions" in result.output
     assert written.delta == 0.1
+
+
+def test_all_guarantees_in_one_table(files):
+    with np.load("data.npz") as data:
+        x, y = data["x"], data["y"]
+    np.savez("data.npz", x=x[:2000], y=y[:2000])
+    np.savez("fresh.npz", x=x[2000:], y=y[2000:])
+    module, mine = ("--apply", "certified_net:apply"), ("w.npz", "--data", "data.npz")
+    network = read_network(files / "w.npz", x, apply=importlib.import_module(module[1][:-6]).apply)
+    small = compress(network.structure, network.params)
+    small.save("small.file")
+    options = ["--all", "--held-out", "fresh.npz", "--stored", "small.file", "--delta", "0.02"]
+    result = run("certify", *mine, *module, *options, "--json", "all.json")
+    assert result.exit_code == 0, result.output
+    assert "all of them hold at once with probability >= 0.98" in result.output
+    expected = certify_all(
+        network.structure, network.params, x[:2000], y[:2000], apply=network.apply, delta=0.02,
+        held_out=(x[2000:], y[2000:]), unlabeled=x[2000:], stored=small, joint=True,
+    )  # fmt: skip
+    written = json.loads((files / "all.json").read_text())
+    assert len(expected) == 5
+    for row, route in zip(written["routes"], expected, strict=True):
+        assert row["name"] == route.name
+        assert row["guarantee"]["value"] == route.guarantee.value
+
+
+def test_more_files_are_for_the_table(files):
+    result = run("certify", "w.npz", "--data", "data.npz", "--sequential", "dense relu dense",
+                 "--held-out", "data.npz")  # fmt: skip
+    assert result.exit_code == 1
+    assert "only with --all" in result.output
 
 
 def test_what_cannot_be_certified_is_said(files):
