@@ -11,8 +11,8 @@ import numpy as np
 
 from rankjax.certificates._guarantee import Guarantee, check_confidence, shown, sure
 from rankjax.certificates._near import certify_near
+from rankjax.certificates._one_example import Apply
 from rankjax.certificates.any_network import Picked, certify_by, hold_out
-from rankjax.certificates.any_network._predictions import Apply
 from rankjax.certificates.file import CompressedNetwork
 from rankjax.certificates.theorem import certify
 from rankjax.network import Structure

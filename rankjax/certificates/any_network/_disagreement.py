@@ -12,11 +12,9 @@ from rankjax.certificates._guarantee import Guarantee, check_confidence, check_i
 from rankjax.certificates._inputs import check_inputs, check_values
 from rankjax.certificates._lengths import Length, one_of
 from rankjax.certificates._near import NearCertificate
+from rankjax.certificates._one_example import Apply
 from rankjax.certificates.any_network._binomial import CONTEXT, binomial_upper
-from rankjax.certificates.any_network._predictions import (
-    Apply,
-    predictions,
-)
+from rankjax.certificates.any_network._predictions import predictions
 from rankjax.certificates.any_network._statement import (
     AS_COMPUTED,
     StoredGuarantee,

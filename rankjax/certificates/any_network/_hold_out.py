@@ -11,8 +11,9 @@ import numpy as np
 from rankjax.certificates._guarantee import check_confidence
 from rankjax.certificates._inputs import check_values, checked_sample
 from rankjax.certificates._lengths import Length, one_of
+from rankjax.certificates._one_example import Apply
 from rankjax.certificates.any_network._binomial import binomial_upper
-from rankjax.certificates.any_network._predictions import Apply, predictions
+from rankjax.certificates.any_network._predictions import predictions
 from rankjax.certificates.any_network._statement import (
     AS_COMPUTED,
     INDEPENDENT,

@@ -12,9 +12,9 @@ import numpy as np
 from rankjax.certificates._guarantee import check_confidence, check_integer
 from rankjax.certificates._inputs import check_values, checked_sample
 from rankjax.certificates._lengths import Length, one_of
+from rankjax.certificates._one_example import Apply
 from rankjax.certificates.any_network._binomial import compression_upper
 from rankjax.certificates.any_network._picking import Loss, Picking, PickState, Rounds
-from rankjax.certificates.any_network._predictions import Apply
 from rankjax.certificates.any_network._statement import (
     AS_COMPUTED,
     INDEPENDENT,

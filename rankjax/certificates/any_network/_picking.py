@@ -15,7 +15,7 @@ from jax import Array
 from rankjax._jax_internals import as_function
 from rankjax.certificates._guarantee import check_integer, check_number
 from rankjax.certificates._held import Held, held_by
-from rankjax.certificates.any_network._predictions import Apply, trace_of_one
+from rankjax.certificates._one_example import Apply, trace_of_one
 from rankjax.network.internal import check_labels, margin_of
 
 if TYPE_CHECKING:

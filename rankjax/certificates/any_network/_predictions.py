@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rankjax._caches import afresh
 from rankjax._jax_internals import as_function
-from rankjax.certificates._draws import check_draws
 from rankjax.certificates._held import Held, held_by
-from rankjax.network.internal import batches, logits_of_one, split_arrays
-
-Apply = Callable[[Any, Any], Any]
+from rankjax.certificates._one_example import Apply, trace_of_one
+from rankjax.network.internal import batches, split_arrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,26 +54,3 @@ def predictions(apply: Apply, params: Any, x: Any, n: int, batch_size: int) -> P
         batch = jax.tree.map(lambda a, index=index: jnp.asarray(a[index]), x)
         chosen.append(np.asarray(choose_all(arrays, batch))[:real])
     return Predictions(np.concatenate(chosen), traced.out_avals[0].shape[0], held_by(traced))
-
-
-def trace_of_one(apply: Apply, params: Any, x: Any) -> Any:
-    """The program of a network for a batch of one, from parameters and inputs to ``(classes,)``.
-
-    It is traced anew: whatever ``apply`` closes over is read now, and stays as it is.
-    """
-    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), x)
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), params)
-    with afresh():
-        try:
-            traced = jax.make_jaxpr(lambda params, x: logits_of_one(apply(params, x)))(shapes, one)
-        except ValueError as error:
-            if str(error).startswith("apply:"):
-                raise
-            raise ValueError(f"apply: must take params and x; it says: {error}") from error
-        except Exception as error:  # whatever the function says of shapes that do not fit
-            raise ValueError(f"apply: must take params and x; it says: {error!r}") from error
-    check_draws(traced, len(jax.tree.leaves(one)))
-    (logits,) = traced.out_avals
-    if not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise ValueError(f"apply: got outputs of {logits.dtype}, must be floating point logits")
-    return traced

@@ -13,7 +13,8 @@ import numpy as np
 from rankjax.bounds import kl_inverse
 from rankjax.certificates._guarantee import check_confidence, check_integer, check_number
 from rankjax.certificates._inputs import check_values
-from rankjax.certificates.file._errors import Apply, ErrorCounter
+from rankjax.certificates._one_example import Apply
+from rankjax.certificates.file._errors import ErrorCounter
 from rankjax.certificates.file._format import (
     MAX_EXPONENT,
     Slot,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,21 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rankjax._caches import afresh
 from rankjax._jax_internals import as_function
-from rankjax.certificates._draws import check_draws
 from rankjax.certificates._held import held_by
 from rankjax.certificates._inputs import check_values, checked_sample
-from rankjax.network.internal import (
-    Skeleton,
-    batches,
-    check_labels,
-    logits_of_one,
-    margin_of,
-    split_arrays,
-)
-
-Apply = Callable[[Any, Any], Any]
+from rankjax.certificates._one_example import Apply, trace_of_one
+from rankjax.network.internal import Skeleton, batches, check_labels, margin_of, split_arrays
 
 
 class ErrorCounter:
@@ -50,18 +40,9 @@ class ErrorCounter:
     ):
         self._x, (self._y, self._batch_size) = x, checked_sample(x, y, batch_size)
         self.n = len(self._y)
-        one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), x)
-        shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
-        with afresh():
-            traced = jax.make_jaxpr(
-                lambda arrays, x: logits_of_one(_applied(apply, skeleton.fill(arrays), x))
-            )(shapes, one)
-        check_draws(traced, len(jax.tree.leaves(one)))
+        traced = trace_of_one(lambda arrays, x: apply(skeleton.fill(arrays), x), arrays, x)
         self.held = held_by(traced)
-        (logits,) = traced.out_avals
-        if not jnp.issubdtype(logits.dtype, jnp.floating):
-            raise ValueError(f"apply: got outputs of {logits.dtype}, must be floating point logits")
-        check_labels(self._y, logits.shape[0])
+        check_labels(self._y, traced.out_avals[0].shape[0])
         run = as_function(traced)
 
         def margin(arrays: Sequence[Array], x: Any, y: Array) -> Array:
@@ -80,13 +61,6 @@ class ErrorCounter:
             )
             errors += int(np.sum(~(margins[:real] > 0)))
         return errors
-
-
-def _applied(apply: Apply, params: Any, x: Any) -> Any:
-    try:
-        return apply(params, x)
-    except (TypeError, ValueError, LookupError, AttributeError) as error:  # wrong shapes, for one
-        raise ValueError(f"apply: must take params and x; it says: {error}") from error
 
 
 def count_errors(apply: Apply, params: Any, x: Any, y: Any, *, batch_size: int = 1000) -> int:

@@ -13,7 +13,8 @@ import numpy as np
 
 from rankjax.certificates._guarantee import Guarantee, check_confidence, check_integer, shown, sure
 from rankjax.certificates._lengths import Length, one_of
-from rankjax.certificates.file._errors import Apply, ErrorCounter
+from rankjax.certificates._one_example import Apply
+from rankjax.certificates.file._errors import ErrorCounter
 from rankjax.certificates.file._format import (
     CHECKSUM_BYTES,
     Slot,
