@@ -30,6 +30,10 @@ _NORM = re.compile(r"norm(?!al)|(^|_)([blg]n)(_|\d|$)")
 _DENSE = re.compile(r"proj|linear|dense")
 _TABLE = re.compile(r"embed|^w[tp]e$|(^|_)emb$|^shared$|tokens?$|codebooks?$")
 _LOOKUP = re.compile(r"embed|(^|_)emb$|^cls$|tokens?$")
+# As the whole name: a linear_pos is a dense layer.
+_ROWS = re.compile(
+    r"vocab(ulary)?|lut|(.*_)?lookup|(.*_)?table|(abs(olute)?_|rel(ative)?_|learned_)?pos(ition)?s?"
+)
 _NO_TABLE = re.compile(r"^embed_out$|unembed|conv|proj(ection)?$")
 _DEPTHWISE = re.compile(r"depthwise|(^|_)dw_?conv|conv_?dw(_|\d|$)|(^|_)dw$")
 _IN_OUT = re.compile(r"(recurrent_|pointwise_)?kernel|w|lora_[ab]")
@@ -102,12 +106,14 @@ class Named:
     @property
     def is_table(self) -> bool:
         """The name of a table of embeddings. Flax keeps no table under ``kernel``."""
+        if self.name in {"w", "weight"} and _ROWS.fullmatch(self.parent):
+            return True
         if self.name == "w":
             return self.parent.startswith("embed")
         if self.name == "weight":
             table = _TABLE.search(self.parent) and not _NO_TABLE.search(self.parent)
             return bool(table) or self.parent.endswith("_bias")  # of relative positions
-        return _LOOKUP.search(self.name) is not None
+        return bool(_LOOKUP.search(self.name) or _ROWS.fullmatch(self.name))
 
     @property
     def order(self) -> Order | None:

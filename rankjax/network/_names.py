@@ -31,6 +31,10 @@ _TRANSPOSED: dict[Order, re.Pattern[str]] = {  # Flax's ConvTranspose_0 is (in, 
 }  # fmt: skip
 _CONVOLUTION = re.compile(r"conv|patch|stem|^embed")
 _OF_HEADS = re.compile(r"einsum|(^|_|w)(q|k|v|kv|qkv)(_|$)|query|key|value|attn|attention|heads?")
+_OF_DENSE = re.compile(
+    r"dense(?!_?(net|block|layer))|linear|(^|_)(gat(e|ing)|router|mlp|ff|ffn|fc)\d*(_|$)|feed_?forward"
+)
+_BILINEAR = "a convolution along one axis, or a bilinear map of two inputs"
 # Gemma: (heads, in, size), (2 or 3, heads, in, size), (heads, size, out).
 _EINSUMS = {
     "q_einsum": View(out=(0, 2), in_=(1,)),
@@ -322,19 +326,27 @@ def _of_many_axes(
         rank > 3 and any("patch" in key.lower() for key in leaf.keys[:-1])
     )
     sizes = core[:-2] if order == "in out" else core[2:]
-    window = rank > 3 and (given or len(set(sizes)) == 1) and not (
-        _OF_HEADS.search(leaf.parent) and set(sizes) != {1}
-    )  # fmt: skip
+    # Two equal axes may be a window, or heads and groups of an einsum; odd sizes are of windows.
+    square = len(set(sizes)) == 1 and (order == "out in" or sizes[0] % 2 == 1)
+    elsewhere = _OF_HEADS.search(leaf.parent) or any(
+        _OF_DENSE.search(key.lower()) for key in leaf.keys[:-1]
+    )
+    window = rank > 3 and (set(sizes) == {1} or ((given or square) and not elsewhere))
     # A transposed convolution of torch and of Keras puts what it takes where others put out.
     swapped = (1, 0) if order == "out in" else (rank - 2, rank - 1)
     if rank > 3 and bias == (core[swapped[0]],) != (core[swapped[1]],):
         rest = tuple(i for i in axes if i != swapped[0])
         return _Seen(View(out=swapped[:1], in_=rest), convolution=True)
-    square = bias is None or core[swapped[0]] == core[swapped[1]]
-    if rank > 3 and square and _TRANSPOSED[order].search(leaf.parent):
+    unclear = bias is None or core[swapped[0]] == core[swapped[1]]
+    if rank > 3 and unclear and _TRANSPOSED[order].search(leaf.parent):
         return "a transposed convolution: what it takes and what it gives is not told apart"
     if order == "out in":
         fits = bias is None or bias == core[:1]
+        if rank == 3 and bias == core[:1] and not named:
+            # A member of a sequence takes one input, and windows are short and odd.
+            alone = len(leaf.keys) < 2 or not leaf.keys[-2].isdecimal()
+            if "bilinear" in leaf.parent or (alone and not (core[2] % 2 and core[2] < 16)):
+                return _BILINEAR
         convolution = fits and (window or named or bias is not None)
         return _Seen(_view(order, axes), convolution=True) if convolution else Reason.AMBIGUOUS
     into, back = (found.fullmatch(leaf.parent) for found in (PROJECTIONS_IN, PROJECTIONS_OUT))

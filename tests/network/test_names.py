@@ -23,6 +23,18 @@ OUT_IN, IN_OUT = View(out=(0,), in_=(1,)), View(out=(1,), in_=(0,))
         ("word_embeddings.weight", (30, 4), Reason.TABLE),
         ("Embed_0/embedding", (30, 4), Reason.TABLE),
         ("cls_token", (1, 1, 4), Reason.TABLE),
+        ("vocab.weight", (30, 4), Reason.TABLE),
+        ("src.lut.weight", (30, 4), Reason.TABLE),
+        ("rel_pos.weight", (30, 4), Reason.TABLE),
+        ("lookup/w", (30, 4), Reason.TABLE),
+        ("vocab/kernel", (4, 30), IN_OUT),
+        ("linear_pos.weight", (4, 4), OUT_IN),
+        ("vocab_proj.weight", (30, 4), OUT_IN),
+        ("mlp/gate_up/kernel", (4, 4, 16, 6), Reason.AMBIGUOUS),
+        ("mlp/up/kernel", (3, 3, 16, 6), Reason.AMBIGUOUS),
+        ("x/kernel", (4, 4, 16, 6), Reason.AMBIGUOUS),
+        ("x/kernel", (3, 3, 16, 6), View(out=(3,), in_=(0, 1, 2))),
+        ("mlp.fc1.weight", (6, 16, 1, 1), View(out=(0,), in_=(1, 2, 3))),
         ("conv1/kernel", (3, 4, 8), View(out=(2,), in_=(0, 1))),
         ("attention/out/kernel", (2, 4, 8), View(out=(2,), in_=(0, 1))),
         ("attention/query/kernel", (8, 2, 4), View(out=(1, 2), in_=(0,))),
@@ -119,6 +131,15 @@ def test_names_and_numbers_of_axes_decide(path, shape, expected):
         ({"experts/wi/kernel": (4, 8, 6), "experts/wi/bias": (4, 6), "experts/wo/kernel": (4, 6, 8),
           "experts/wo/bias": (4, 8)}, "experts/wi/kernel", View((2,), (1,), (), (0,))),
         ({"norm_proj.weight": (8, 9)}, "norm_proj.weight", OUT_IN),
+        ({"vocab.weight": (9, 4), "vocab.bias": (9,)}, "vocab.weight", OUT_IN),
+        # nn.Bilinear keeps (out, in, in), nn.Conv1d (out, in, window).
+        ({"x.weight": (5, 8, 6), "x.bias": (5,)}, "x.weight", Reason.AMBIGUOUS),
+        ({"x.weight": (5, 8, 31), "x.bias": (5,)}, "x.weight", Reason.AMBIGUOUS),
+        ({"x.weight": (5, 8, 3), "x.bias": (5,)}, "x.weight", View((0,), (1, 2))),
+        ({"x.0.weight": (5, 8, 6), "x.0.bias": (5,)}, "x.0.weight", View((0,), (1, 2))),
+        ({"conv.weight": (5, 8, 6), "conv.bias": (5,)}, "conv.weight", View((0,), (1, 2))),
+        ({"bilinear.0.weight": (5, 8, 3), "bilinear.0.bias": (5,)}, "bilinear.0.weight",
+         Reason.AMBIGUOUS),
         ({"lora_a": (2, 2, 2), "lora_b": (2, 2, 2)}, "lora_a", Reason.AMBIGUOUS),
         ({"deconv.weight": (8, 4, 3, 3), "deconv.bias": (4,)}, "deconv.weight",
          View((1,), (0, 2, 3))),
@@ -144,6 +165,12 @@ def test_leaves_tell_of_each_other(shapes, path, expected):
     leaves = {p: jax.ShapeDtypeStruct(shape, jnp.float32) for p, shape in shapes.items()}
     found = layers_by_name(leaves)[path]
     assert (found.why if isinstance(found, LeftOut) else found.view) == expected
+
+
+@pytest.mark.parametrize("name", ["vocab", "pos", "positions", "lookup", "token_table"])
+def test_a_layout_makes_no_matrix_of_a_table(name):
+    found = matrices_by_name({name: jnp.ones((9, 4))}, layout="torch")
+    assert [leaf.why for leaf in found.left_out] == [Reason.TABLE]
 
 
 def test_both_entrances_have_one_rule():
