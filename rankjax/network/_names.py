@@ -18,7 +18,9 @@ from rankjax.network._channels import Kernel, doubts
 from rankjax.network._factors import pairs, views
 from rankjax.network._left_out import LeftOut, Reason
 from rankjax.network._named import Layout, Named, Order
+from rankjax.network._packed import packed
 from rankjax.network._paths import natural_order
+from rankjax.network._scales import is_code, scale_beside
 from rankjax.network._stacks import PROJECTIONS_IN, PROJECTIONS_OUT, Stacks
 from rankjax.network._structure import Layer
 from rankjax.network._view import View
@@ -83,17 +85,26 @@ def layers_by_name(
     """
     named = {path: Named(path, tuple(leaves[path].shape)) for path in leaves}
     tree = _Tree(list(named.values()), _ORDERS[layout], embeddings)
+    why_packed = packed(leaves)
     found: dict[str, Layer | LeftOut] = {}
     for path in sorted(named, key=natural_order):
         leaf = named[path]
         dtype = leaves[path].dtype
         if not jnp.issubdtype(dtype, jnp.floating):
-            text = f"holds {dtype.name}, not floating point weights"
+            scale = scale_beside(path, leaves) if len(leaf.shape) > 1 else None
+            what = f"codes that {scale} multiplies" if scale else "not floating point weights"
+            text = why_packed.get(path, f"holds {dtype.name}, {what}")
             found[path] = LeftOut(path, leaf.shape, Reason.NOT_FLOATING, text)
+        elif path in why_packed and leaf.is_vector is None:
+            found[path] = LeftOut(path, leaf.shape, Reason.PART, why_packed[path])
         elif len(leaf.shape) >= 2 and 0 in leaf.shape:
             found[path] = LeftOut(path, leaf.shape, Reason.EMPTY)
         else:
             found[path] = tree.layer(leaf)
+            scale = None if is_code(dtype) else scale_beside(path, leaves)
+            if scale and isinstance(found[path], Layer):
+                text = f"whether {scale} beside it multiplies it is not told: {_SETTLE}"
+                found[path] = LeftOut(path, leaf.shape, Reason.AMBIGUOUS, text)
     tree.check_channels(found)
     return found
 

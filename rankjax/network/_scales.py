@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
 _SCALE = re.compile(r"scal|absmax|zero_?point", re.IGNORECASE)
+#: How a scale is named after its leaf.
+SCALE_NAMES = ("{}_scale_inv", "{}_scale", "scale_{}")
+_BLOCKS = {16, 32, 64, 128}
 _OF_ACTIVATIONS = re.compile(r"_?(in|out)put|_?act(ivation)?s?_|_?grad|[qkv]_scale|kv_")
 
 
@@ -36,6 +39,29 @@ def scales_by_weight(paths: Collection[str]) -> dict[str, list[str]]:
             for weight in (*of, parent):
                 found.setdefault(weight, []).append(held[scale])
     return found
+
+
+def scale_beside(path: str, leaves: Mapping[str, Any]) -> str | None:
+    """The name of a scale of that leaf, where one of its name and of a shape that fits is there."""
+    end = max(path.rfind("."), path.rfind("/")) + 1
+    for form in SCALE_NAMES:
+        one = form.format(path[end:])
+        scale = leaves.get(path[:end] + one)
+        if scale is not None and _fits(tuple(scale.shape), tuple(leaves[path].shape)):
+            return one
+    return None
+
+
+def _fits(scale: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """One number in all, per row, per column or per block."""
+    if all(n == 1 for n in scale):
+        return True
+    if len(scale) == 1:
+        return scale[0] in shape
+    return len(scale) == len(shape) and all(
+        count in {1, n, -(-n // 128)} or (count and n % count == 0 and n // count in _BLOCKS)
+        for count, n in zip(scale, shape, strict=True)
+    )
 
 
 def parent_and_name(path: str) -> tuple[str, str]:

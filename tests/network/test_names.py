@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from rankjax.network import LeftOut, Reason, View, describe
@@ -189,6 +190,79 @@ def test_codes_with_scales_beside_them_are_no_weights():
     assert (why.why, why.text[:31]) == (Reason.PART, "codes with scales beside them: ")
     chosen = describe(tree, axes={"a/weight": ((0,), (1,))})
     assert [layer.path for layer in chosen.layers] == ["a/weight", "b/weight"]
+
+
+PACKED = {
+    "bitsandbytes, 4 bits": {"l.weight": np.uint8, "l.weight.absmax": np.float32,
+                             "l.weight.quant_map": np.float32},
+    "bitsandbytes, 8 bits": {"l.weight": np.int8, "l.SCB": np.float32},
+    "GPTQ": {"l.qweight": np.int32, "l.qzeros": np.int32, "l.scales": np.float16,
+             "l.g_idx": np.int32},
+    "AWQ": {"l.qweight": np.int32, "l.qzeros": np.int32, "l.scales": np.float16},
+    "HQQ": {"l.W_q": np.uint8, "l.zero": np.float32, "l.scale": np.float32},
+    "NVFP4": {"l.weight": np.uint8, "l.weight_scale": jnp.float8_e4m3fn,
+              "l.weight_scale_2": np.float32},
+    "compressed-tensors": {"l.weight_packed": np.int32, "l.weight_scale": np.float32,
+                           "l.weight_shape": np.int64},
+    "MXFP4": {"gate_up_proj_blocks": np.uint8, "gate_up_proj_scales": np.uint8},
+    "MLX": {"l.weight": np.uint32, "l.scales": np.float16, "l.biases": np.float16},
+    "Qwix": {"l.kernel.qvalue": np.int8, "l.kernel.scale": np.float32},
+    "AQLM": {"l.codes": np.int8, "l.codebooks": np.float16, "l.scales": np.float16},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("separator", [".", "/"])
+@pytest.mark.parametrize("layout", [None, "torch"])
+@pytest.mark.parametrize("scheme", PACKED)
+def test_packed_weights_are_named_and_none_of_their_parts_is_a_matrix(scheme, layout, separator):
+    leaves = {
+        path.replace(".", separator): jax.ShapeDtypeStruct((64, 4), dtype)
+        for path, dtype in PACKED[scheme].items()
+    }
+    found = layers_by_name(leaves, layout=layout)
+    assert all(isinstance(one, LeftOut) for one in found.values())
+    assert f"packed by {scheme} (with " in found[next(iter(leaves))].text
+
+
+def test_whole_numbers_of_no_known_scheme_are_named_with_their_scale():
+    leaves = {"l.weight": jnp.ones((4, 6), jnp.int8), "l.weight_scale": jnp.ones((4, 1))}
+    found = layers_by_name(leaves, layout="torch")["l.weight"]
+    assert isinstance(found, LeftOut)
+    assert found.text == "holds int8, codes that weight_scale multiplies"
+
+
+def test_numbers_of_hqq_that_are_viewed_as_float_are_no_weights():
+    leaves = {"W_q": (4, 6), "zero": (4, 6), "scale": (4, 6), "bias": (4,), "x/W_q": (4, 6)}
+    leaves = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in leaves.items()}
+    found = layers_by_name(leaves, layout="torch")
+    assert [path for path, one in found.items() if not isinstance(one, LeftOut)] == ["x/W_q"]
+
+
+@pytest.mark.parametrize(
+    ("scale", "shape", "told"),
+    [
+        ("l/weight_scale", (), False),
+        ("l/weight_scale", (8, 1), False),
+        ("l/weight_scale_inv", (1, 1), False),
+        ("l/scale_weight", (6,), False),
+        ("l/weight_scale", (8, 6), False),
+        ("l/weight_scale", (5,), True),  # of something else
+        ("l/weight_scale", (2, 2), True),
+        ("l/scale", (8,), True),
+        ("l/logit_scale", (), True),
+        ("l/input_scale", (), True),
+        ("weight_scale", (), True),
+    ],
+)
+def test_a_scale_beside_a_floating_weight_is_not_told_to_multiply_it(scale, shape, told):
+    leaves = {"l/weight": jnp.ones((8, 6)), scale: jnp.ones(shape), "m/weight": jnp.ones((5, 8))}
+    structure = describe(leaves)
+    assert structure.names == (("l/weight", "m/weight") if told else ("m/weight",))
+    if not told:
+        (why,) = [leaf.text for leaf in structure.left_out if leaf.path == "l/weight"]
+        assert why.startswith(
+            f"whether {scale[2:]} beside it multiplies it is not told: pass apply"
+        )
 
 
 def test_positions_are_unknown_of_convolutions_alone():
