@@ -58,28 +58,14 @@ def write_smaller_adapter(
     if not 0 < energy <= 1:
         raise ValueError(f"energy: got {energy}, must be above 0 and at most 1")
     folder = Path(folder)
-    if (folder / _FILE).exists() or (folder / _CONFIG).exists():
-        raise CheckpointError(f"{folder} holds an adapter already: name another folder")
     checkpoint = adapter if isinstance(adapter, Checkpoint) else load(adapter)
-    leaves = {
-        path: np.asarray(leaf)
-        for path, leaf in paths_and_leaves(checkpoint.tree)
-        if hasattr(leaf, "shape")
-    }
+    leaves, updates = check_adapter(checkpoint, folder)
     config: dict[str, Any] = dict(checkpoint.adapter)
-    updates, _ = take_updates(matrices_by_name(leaves), leaves, config)
-    if not updates:
-        raise ValueError(f"{checkpoint.source} holds no pair of LoRA factors")
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
     before = after = 0
     for update in updates:
-        place = factor_place(update.left.path)
-        view = update.left.view  # PEFT and kohya keep (out, r)
-        if place is None or view.out != (0,) or view.stacked or view.parallel:
-            raise CheckpointError(
-                f"{update.left.path}: only adapters with the names of PEFT or kohya are written"
-            )
+        place = factor_place(update.left.path) or ""
         rank = _cut(update, leaves, energy)
         module = module_of(place)
         before += update.rank * sum(update.shape)
@@ -100,6 +86,34 @@ def write_smaller_adapter(
             }
     _write(folder, leaves, config)
     return SmallerAdapter(ranks, (before, after))
+
+
+def check_adapter(
+    checkpoint: Checkpoint, folder: Path
+) -> tuple[dict[str, np.ndarray], list[Update]]:
+    """The arrays and the updates of an adapter that ``write_smaller_adapter`` can write.
+
+    Raises:
+        CheckpointError, ValueError: as ``write_smaller_adapter``.
+    """
+    if (folder / _FILE).exists() or (folder / _CONFIG).exists():
+        raise CheckpointError(f"{folder} holds an adapter already: name another folder")
+    leaves = {
+        path: np.asarray(leaf)
+        for path, leaf in paths_and_leaves(checkpoint.tree)
+        if hasattr(leaf, "shape")
+    }
+    updates, _ = take_updates(matrices_by_name(leaves), leaves, checkpoint.adapter)
+    if not updates:
+        raise ValueError(f"{checkpoint.source} holds no pair of LoRA factors")
+    for update in updates:
+        view = update.left.view  # PEFT and kohya keep (out, r)
+        known = factor_place(update.left.path) is not None
+        if not known or view.out != (0,) or view.stacked or view.parallel:
+            raise CheckpointError(
+                f"{update.left.path}: only adapters with the names of PEFT or kohya are written"
+            )
+    return leaves, updates
 
 
 def _cut(update: Update, leaves: dict[str, np.ndarray], energy: float) -> int:

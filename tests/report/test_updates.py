@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from rankjax import report
 from rankjax.report import CheckpointError, analyze, load, write_smaller_adapter
 from tests.report.test_cli_analyze import run
 
@@ -310,7 +311,7 @@ def test_what_is_not_written(tmp_path):
     assert not (tmp_path / "small").exists()
 
 
-def test_on_the_command_line(tmp_path):
+def test_on_the_command_line(tmp_path, monkeypatch):
     big = tmp_path / "big"
     big.mkdir()
     folder(big, peft("q", used=1), lora_alpha=16)
@@ -320,3 +321,6 @@ def test_on_the_command_line(tmp_path):
     assert "of rank" in result.output
     assert "21 of 84 parameters" in " ".join(result.stderr.split())
     assert load(tmp_path / "small").adapter["rank_pattern"] == {"layers.0.q": 1}
+    monkeypatch.setattr(report, "analyze", lambda *a, **k: pytest.fail("the work has started"))
+    again = run("analyze", big, "--write", tmp_path / "small")
+    assert "holds an adapter already" in again.stderr
