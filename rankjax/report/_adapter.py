@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rankjax.network.internal import paths_and_leaves
+from rankjax.report._adapter_config import adapter_configs
 from rankjax.report._matrices_by_name import matrices_by_name
 from rankjax.report._spectra import energy_rank
 from rankjax.report._updates import Update, factor_place, matrices_of, module_of, take_updates
@@ -42,7 +43,7 @@ def write_smaller_adapter(
     Of every update ``scale * B A`` the first ``k`` singular values stay, the fewest whose squares
     sum to ``energy`` of all (one, and zeros, for a dead layer: PEFT knows no rank 0). PEFT reads
     the folder: ``rank_pattern`` has the ranks and ``alpha_pattern`` keeps the scales. An adapter of
-    kohya has its new ``alpha`` beside the factors.
+    kohya, or one whose metadata tell its scale, has its new ``alpha`` beside the factors.
 
     Args:
         adapter: as for ``load``: the names of PEFT or of kohya, as safetensors.
@@ -74,8 +75,10 @@ def write_smaller_adapter(
         if update.scale is not None:
             root = math.sqrt(rank) if config.get("use_rslora") else rank
             alphas[module] = update.scale * root
-            if f"{place}alpha" in leaves:
-                stored = leaves[f"{place}alpha"]
+            stored = leaves.get(f"{place}alpha")
+            if stored is None and not config:  # the metadata told it of all ranks at once
+                stored = np.zeros((), np.float32)
+            if stored is not None:
                 leaves[f"{place}alpha"] = np.full(stored.shape, update.scale * rank, stored.dtype)
     if config:  # of PEFT
         # PEFT takes the first key that is the end of a name; what is not cut keeps its own.
@@ -103,7 +106,7 @@ def check_adapter(
         for path, leaf in paths_and_leaves(checkpoint.tree)
         if hasattr(leaf, "shape")
     }
-    updates, _ = take_updates(matrices_by_name(leaves), leaves, checkpoint.adapter)
+    updates, _ = take_updates(matrices_by_name(leaves), leaves, adapter_configs(checkpoint))
     if not updates:
         raise ValueError(f"{checkpoint.source} holds no pair of LoRA factors")
     for update in updates:

@@ -67,6 +67,74 @@ def test_peft(tmp_path, config, scale):
     assert found.left_out == ()
 
 
+DIFFUSERS = {"lora_adapter_metadata": json.dumps({
+    "unet.lora_alpha": 8, "unet.alpha_pattern": {"k": 2}, "text.lora_alpha": 2,
+    "text.use_rslora": True,
+})}  # fmt: skip
+KOHYA = {"ss_network_alpha": "8.0", "ss_network_dim": "4"}
+CONVOLUTIONS = {"ss_network_args": json.dumps({"conv_dim": "2", "conv_alpha": "1"})}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "place", "scale"),
+    [
+        (KOHYA, "lora_unet_q", 2.0),
+        ({"ss_network_alpha": "8", "ss_network_args": "null"}, "lora_unet_q", 2.0),
+        (KOHYA | {"ss_network_dim": "16"}, "lora_unet_q", None),  # resized: of another rank
+        (KOHYA | CONVOLUTIONS, "lora_unet_q", 2.0),
+        ({"ss_network_alpha": "None"}, "lora_unet_q", None),
+        ({"lora_alpha": "8"}, "lora_unet_q", 2.0),
+        (DIFFUSERS, "unet.q", 2.0),
+        (DIFFUSERS, "unet.k", 0.5),
+        (DIFFUSERS, "text.q", 1.0),
+        (DIFFUSERS, "other.q", None),
+        ({"format": "pt"}, "lora_unet_q", None),
+    ],
+)
+def test_metadata_tell_the_scale(tmp_path, metadata, place, scale):
+    a, b = draw(4, 9), draw(12, 4)
+    leaves = {f"{place}.lora_down.weight": a, f"{place}.lora_up.weight": b}
+    file = tmp_path / "k.safetensors"
+    safetensors.numpy.save_file(leaves, file, metadata=metadata)
+    (row,) = analyze(file).rows
+    assert row.scale == scale
+    same(row, product(b, a, scale or 1))
+    write_smaller_adapter(file, tmp_path / "small", energy=1.0)
+    (after,) = analyze(tmp_path / "small").rows
+    assert after.scale == scale
+    np.testing.assert_allclose(after.singular_values, row.singular_values, rtol=1e-5)
+    assert not (tmp_path / "small" / "adapter_config.json").exists()
+
+
+@pytest.mark.parametrize(("rank", "scale"), [(2, 0.5), (4, None)])
+def test_metadata_tell_the_scale_of_convolutions(tmp_path, rank, scale):
+    leaves = {"c.lora_down.weight": draw(rank, 3, 5, 5), "c.lora_up.weight": draw(6, rank, 1, 1)}
+    file = tmp_path / "k.safetensors"
+    safetensors.numpy.save_file(leaves, file, metadata=KOHYA | CONVOLUTIONS)
+    assert [row.scale for row in analyze(file).rows] == [scale]
+
+
+@pytest.mark.parametrize("key", ["lora_adapter_metadata", "ss_network_args"])
+@pytest.mark.parametrize("text", ["{", "[1]", "[" * 100_000])
+def test_metadata_that_are_no_json_object(tmp_path, key, text):
+    safetensors.numpy.save_file(peft(), tmp_path / "k.safetensors", metadata={key: text})
+    with pytest.raises(CheckpointError, match="say of the adapter is no JSON object"):
+        analyze(tmp_path / "k.safetensors")
+
+
+def test_the_config_of_peft_and_an_alpha_beside_the_factors_come_first(tmp_path):
+    leaves = peft()
+    safetensors.numpy.save_file(
+        leaves, tmp_path / "adapter_model.safetensors", metadata={"lora_alpha": "99"}
+    )
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 16}')
+    assert analyze(tmp_path).rows[0].scale == 4
+    leaves = {"c.lora_down.weight": draw(4, 9), "c.lora_up.weight": draw(6, 4),
+              "c.alpha": np.full((), 2, np.float32)}  # fmt: skip
+    safetensors.numpy.save_file(leaves, tmp_path / "k.safetensors", metadata=KOHYA)
+    assert analyze(load(tmp_path / "k.safetensors")).rows[0].scale == 0.5
+
+
 def test_ranks_dead_layers_and_savings(tmp_path):
     leaves = peft("q", used=2) | peft("k", used=0) | peft("v")
     found = analyze(folder(tmp_path, leaves, lora_alpha=4))
@@ -219,6 +287,9 @@ def test_the_difference_of_two_adapters():
 def test_a_broken_config(tmp_path):
     place = folder(tmp_path, peft(), lora_alpha="16")
     with pytest.raises(ValueError, match="lora_alpha is '16', must be a number"):
+        analyze(place)
+    place = folder(tmp_path, peft(), lora_alpha=10**400)
+    with pytest.raises(ValueError, match=r"lora_alpha is 1000*, must be a number"):
         analyze(place)
 
 
