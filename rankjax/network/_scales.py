@@ -56,8 +56,8 @@ def _fits(scale: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     """One number in all, per row, per column or per block."""
     if all(n == 1 for n in scale):
         return True
-    if len(scale) == 1:
-        return scale[0] in shape
+    if len(scale) < len(shape):
+        return (len(scale) == 1 and scale[0] in shape) or scale == shape[: len(scale)]
     return len(scale) == len(shape) and all(
         count in {1, n, -(-n // 128)} or (count and n % count == 0 and n // count in _BLOCKS)
         for count, n in zip(scale, shape, strict=True)

@@ -81,10 +81,12 @@ def take_updates(
             why = f"{other} changes the product: not the update B A alone"
         elif place is not None and _of_parameter(place, config) and rank != config.get("r"):
             why = "updates a parameter of several matrices (target_parameters): no plain product"
-        elif place is not None:
+        elif place is None:
+            scale = _scale_of_mlx(config)
+        else:
             scale = _scale(place, right, leaves, config)
-            if scale is not None and not math.isfinite(scale):
-                why = f"its alpha is {scale * rank}"
+        if scale is not None and not math.isfinite(scale):
+            why = f"its alpha is {scale * rank}"
         if why:
             left_out += [LeftOut(x.path, x.shape, Reason.OTHER_USE, why) for x in (left, right)]
         else:
@@ -130,6 +132,17 @@ def _scale(
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) < 1e300:
         raise ValueError(f"config of the adapter: lora_alpha is {alpha!r}, must be a number")
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _scale_of_mlx(config: Mapping[str, Any]) -> float | None:
+    """MLX keeps the scale itself, of factors lora_a and lora_b."""
+    given = config.get("lora_parameters")
+    scale = given.get("scale") if isinstance(given, Mapping) else None
+    if scale is None:
+        return None
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not abs(scale) < 1e300:
+        raise ValueError(f"config of the adapter: scale is {scale!r}, must be a number")
+    return float(scale)
 
 
 def _of_parameter(place: str, config: Mapping[str, Any]) -> bool:

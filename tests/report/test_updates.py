@@ -236,6 +236,20 @@ def test_parameters_of_several_matrices(tmp_path):
         analyze(folder(tmp_path, leaves, target_parameters="experts.w"))
 
 
+def test_adapters_of_mlx_keep_the_scale_itself(tmp_path):
+    a, b = draw(9, 2), draw(2, 12)
+    leaves = {"model.layers.0.q_proj.lora_a": a, "model.layers.0.q_proj.lora_b": b}
+    safetensors.numpy.save_file(leaves, tmp_path / "adapters.safetensors")
+    config = tmp_path / "adapter_config.json"
+    config.write_text('{"lora_parameters": {"rank": 2, "scale": 20.0}}')
+    (row,) = analyze(tmp_path).rows
+    same(row, product(a, b, 20).T)
+    assert row.scale == 20
+    config.write_text('{"lora_parameters": {"scale": "x"}}')
+    with pytest.raises(ValueError, match="scale is 'x', must be a number"):
+        analyze(tmp_path)
+
+
 def test_heads_and_stacks():
     a, b = draw(9, 2), draw(2, 4, 3)
     (row,) = analyze({"q/kernel_lora_a": a, "q/kernel_lora_b": b}).rows
