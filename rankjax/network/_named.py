@@ -17,13 +17,14 @@ _STATE = re.compile(
     r"(^|[/.])(batch_stats|cache|opt_state|optimizer(_state)?|param_states|weight_u|"
     r"(running|moving)_(mean|var|variance)|num_batches_tracked)([/.]|$)"
 )
+_MASK = re.compile(r"(.*_)?masks?")
 _EXPERTS = re.compile(
     r"(^|[/.])(([^/.]*_)?experts?(_[^/.]*)?|([^/.]*_)?moe(block)?(_[0-9]+)?|(in|out)put_linear)([/.]|$)",
     re.IGNORECASE,
 )
 _BIAS = re.compile(r"(.*_)?bias(es)?(_.*)?|beta|offset")
 _SCALE = re.compile(
-    r"(.*_)?scales?(_(inv|\d+|weight|input|parameter))?|"
+    r"(.*_)?[wq]?scales?(_(inv|\d+|weight|input|parameter|and_zeros))?|(.*_)?(zero_?points?|q?zeros)|"
     r"(.*_)?(layer_?)?norm(_.*)?_weight|gamma|weight_g|original0"
 )
 _NORM = re.compile(r"norm(?!al)|(^|_)([blg]n)(_|\d|$)")
@@ -86,8 +87,8 @@ class Named:
 
     @property
     def is_state(self) -> bool:
-        """Running statistics, or of an optimizer."""
-        return _STATE.search(self.path) is not None
+        """Running statistics, of an optimizer, or a mask."""
+        return bool(_STATE.search(self.path) or _MASK.fullmatch(self.name))
 
     @property
     def is_depthwise(self) -> bool:

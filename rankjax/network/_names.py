@@ -20,7 +20,7 @@ from rankjax.network._left_out import LeftOut, Reason
 from rankjax.network._named import Layout, Named, Order
 from rankjax.network._packed import packed
 from rankjax.network._paths import natural_order
-from rankjax.network._scales import is_code, scale_beside
+from rankjax.network._scales import is_code, mask_beside, scale_beside
 from rankjax.network._stacks import PROJECTIONS_IN, PROJECTIONS_OUT, Stacks
 from rankjax.network._structure import Layer
 from rankjax.network._view import View
@@ -101,9 +101,10 @@ def layers_by_name(
             found[path] = LeftOut(path, leaf.shape, Reason.EMPTY)
         else:
             found[path] = tree.layer(leaf)
-            scale = None if is_code(dtype) else scale_beside(path, leaves)
-            if scale and isinstance(found[path], Layer):
-                text = f"whether {scale} beside it multiplies it is not told: {_SETTLE}"
+            other = None if is_code(dtype) else scale_beside(path, leaves)
+            other = other or mask_beside(path, leaves)
+            if other and isinstance(found[path], Layer):
+                text = f"whether {other} beside it multiplies it is not told: {_SETTLE}"
                 found[path] = LeftOut(path, leaf.shape, Reason.AMBIGUOUS, text)
     tree.check_channels(found)
     return found

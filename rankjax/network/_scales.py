@@ -52,6 +52,16 @@ def scale_beside(path: str, leaves: Mapping[str, Any]) -> str | None:
     return None
 
 
+def mask_beside(path: str, leaves: Mapping[str, Any]) -> str | None:
+    """The name of a mask of that leaf: of its shape, beside it."""
+    end = max(path.rfind("."), path.rfind("/")) + 1
+    for one in (f"{path[end:]}_mask", "mask"):
+        mask = leaves.get(path[:end] + one)
+        if mask is not None and mask.shape == leaves[path].shape:
+            return one
+    return None
+
+
 def _fits(scale: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     """One number in all, per row, per column or per block."""
     if all(n == 1 for n in scale):

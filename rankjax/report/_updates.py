@@ -16,9 +16,12 @@ from rankjax.report._adapter_config import Configs
 from rankjax.report._spectra import Spectrum, in_float64
 
 _SIDE = re.compile(r"lora_(embedding_)?[AB]\b|lora_(up|down)\b|lora\w*[./](up|down)\b")
-# What makes something else than a scaled product: DoRA, AdaLoRA, LoHa, LoKr, OFT, VeRA.
+# What makes something else than a scaled product: DoRA, AdaLoRA, LoHa, LoKr, OFT, VeRA, several B
+# of one A, and the other adapters of PEFT.
 _OTHERS = re.compile(
-    r"lora_mid|lora_E|dora_scale|(lora_)?magnitude(_vector)?|hada_[wt].*|lokr_[wt].*|b?oft_.*|vera_.*"
+    r"lora_mid|lora_E|dora_scale|(lora_)?magnitude(_vector)?|hada_[wt].*|lokr_[wt].*|b?oft_.*|"
+    r"(poly_)?lora_[abAB][0-9]+|poly_lora_[AB]|(vera|ia3|fourierft|vblora|randlora)_.*|hra_u|"
+    r"c3a_kernel|(bone|miss)_block"
 )
 _PART = "a part of an update that is no plain product"
 
@@ -67,7 +70,8 @@ def take_updates(
     others = _others(leaves)
     of_module = {keys: path for path, keys in others.items()}
     found, taken, left_out = [], set(), []
-    for pair in pairs([Named(layer.path, layer.shape) for layer in structure.layers])[0]:
+    factors = [Named(x.path, x.shape) for x in structure.layers if x.path not in others]
+    for pair in pairs(factors)[0]:
         left, right = layers[pair.left], layers[pair.right]
         rank = left.matrix_shape[1]
         if rank != right.matrix_shape[0] or left.stacked != right.stacked:

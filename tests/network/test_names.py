@@ -134,6 +134,13 @@ def test_names_and_numbers_of_axes_decide(path, shape, expected):
         ({"experts/wi/kernel": (4, 8, 6), "experts/wi/bias": (4, 6), "experts/wo/kernel": (4, 6, 8),
           "experts/wo/bias": (4, 8)}, "experts/wi/kernel", View((2,), (1,), (), (0,))),
         ({"norm_proj.weight": (8, 9)}, "norm_proj.weight", OUT_IN),
+        # MADE and pruned networks multiply by a mask beside the weight.
+        ({"x.weight": (8, 9), "x.mask": (8, 9)}, "x.weight", Reason.AMBIGUOUS),
+        ({"x/kernel": (8, 9), "x/kernel_mask": (8, 9)}, "x/kernel", Reason.AMBIGUOUS),
+        ({"x.weight": (8, 9), "x.mask": (9, 9)}, "x.weight", OUT_IN),
+        ({"x.weight_orig": (8, 9), "x.weight_mask": (8, 9)}, "x.weight_orig",
+         Reason.REPARAMETRIZED),
+        ({"mask.weight": (8, 9)}, "mask.weight", OUT_IN),
         ({"vocab.weight": (9, 4), "vocab.bias": (9,)}, "vocab.weight", OUT_IN),
         # nn.Bilinear keeps (out, in, in), nn.Conv1d (out, in, window).
         ({"x.weight": (5, 8, 6), "x.bias": (5,)}, "x.weight", Reason.AMBIGUOUS),

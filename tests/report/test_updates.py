@@ -192,6 +192,7 @@ def test_names_of_jax(left, right, out):
         ("x.lora_B.default.weight", "x.lora_A.default.weight"),
         ("lora_unet_b.lora_up.weight", "lora_unet_b.lora_down.weight"),
         ("x_lora.up.weight", "x_lora.down.weight"),
+        ("x.loraB.weight", "x.loraA.weight"),
     ],
 )
 @pytest.mark.parametrize("out", [12, 9])
@@ -213,7 +214,9 @@ def test_factors_that_do_not_fit_are_left_out(a, b):
 
 @pytest.mark.parametrize("names", [("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
                                    ("lokr_w1", "lokr_w2_a", "lokr_w2_b"), ("oft_blocks",),
-                                   ("vera_A", "vera_B")])  # fmt: skip
+                                   ("vera_A", "vera_B"), ("lora_A0", "lora_B0", "lora_B1"),
+                                   ("poly_lora_A", "poly_lora_B"), ("ia3_l",),
+                                   ("hra_u",)])  # fmt: skip
 @pytest.mark.parametrize("layout", [None, "torch"])
 def test_updates_that_are_no_products(names, layout):
     leaves = {f"m.q.{name}": draw(6, 6) for name in names}
