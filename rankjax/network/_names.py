@@ -169,7 +169,10 @@ class _Tree:
             if layer.positions is None and not first < out_axis < last:
                 channels = last if last < out_axis else first
                 out, in_ = layer.matrix_shape[0], layer.shape[channels]
-                kernels.append(Kernel(Named(layer.path, layer.shape), out, in_))
+                leaf = Named(layer.path, layer.shape)
+                told = self._bias(leaf) is not None or "conv" in leaf.parent
+                swapped = layer.view.out == (0,) and not told
+                kernels.append(Kernel(leaf, out, in_, swapped))
         for leaf, why in doubts(kernels, {layer.matrix_shape[0] for layer in layers}):
             text = f"{why}: {_SETTLE}"
             found[leaf.path] = LeftOut(leaf.path, leaf.shape, Reason.AMBIGUOUS, text)
@@ -346,11 +349,11 @@ def _of_many_axes(
     window = rank > 3 and (set(sizes) == {1} or ((given or square) and not elsewhere))
     # A transposed convolution of torch and of Keras puts what it takes where others put out.
     swapped = (1, 0) if order == "out in" else (rank - 2, rank - 1)
-    if rank > 3 and bias == (core[swapped[0]],) != (core[swapped[1]],):
+    transposed = _TRANSPOSED[order].search(leaf.parent) is not None
+    if (rank > 3 or transposed) and bias == (core[swapped[0]],) != (core[swapped[1]],):
         rest = tuple(i for i in axes if i != swapped[0])
         return _Seen(View(out=swapped[:1], in_=rest), convolution=True)
-    unclear = bias is None or core[swapped[0]] == core[swapped[1]]
-    if rank > 3 and unclear and _TRANSPOSED[order].search(leaf.parent):
+    if transposed and (bias is None or core[swapped[0]] == core[swapped[1]]):
         return "a transposed convolution: what it takes and what it gives is not told apart"
     if order == "out in":
         fits = bias is None or bias == core[:1]

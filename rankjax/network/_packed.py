@@ -42,7 +42,8 @@ def packed(leaves: Mapping[str, Any]) -> dict[str, str]:
             if not dotted.endswith(end) or not all(stem + one in paths for one in needed):
                 continue
             dtype = leaves[path].dtype
-            weight = end in {"", ".weight"} and jnp.issubdtype(dtype, jnp.floating)
+            # HQQ may view its numbers as floating; others beside which a scale stands are weights.
+            weight = end != ".W_q" and jnp.issubdtype(dtype, jnp.floating)
             if path in found or weight:
                 continue
             beside = " and ".join(one.lstrip("._") for one in needed)

@@ -155,6 +155,22 @@ def test_names_and_numbers_of_axes_decide(path, shape, expected):
          View((1,), (0, 2, 3))),
         ({"deconv.weight": (8, 8, 3, 3), "deconv.bias": (8,)}, "deconv.weight", Reason.AMBIGUOUS),
         ({"deconv.weight": (8, 4, 3, 3)}, "deconv.weight", Reason.AMBIGUOUS),
+        # Without a bias and a name, the sizes of a chain: what the first has second comes first.
+        ({"g.0.weight": (9, 8, 4, 4), "g.3.weight": (8, 3, 4, 4)}, "g.0.weight",
+         Reason.AMBIGUOUS),
+        ({"g.0.weight": (9, 8, 4, 4), "g.3.weight": (8, 3, 4, 4)}, "g.3.weight",
+         Reason.AMBIGUOUS),
+        ({"g.0.weight": (8, 9, 4, 4), "g.3.weight": (3, 8, 4, 4)}, "g.3.weight",
+         View((0,), (1, 2, 3))),
+        ({"g.0.weight": (9, 8, 4, 4), "g.3.weight": (8, 9, 4, 4)}, "g.3.weight",
+         View((0,), (1, 2, 3))),
+        ({"conv0.weight": (7, 8, 4, 4), "conv1.weight": (8, 3, 4, 4)}, "conv1.weight",
+         View((0,), (1, 2, 3))),
+        ({"deconv.weight": (8, 4, 3), "deconv.bias": (4,)}, "deconv.weight", View((1,), (0, 2))),
+        ({"deconv.weight": (8, 8, 3), "deconv.bias": (8,)}, "deconv.weight", Reason.AMBIGUOUS),
+        ({"conv1d_transpose/kernel": (3, 8, 8)}, "conv1d_transpose/kernel", Reason.AMBIGUOUS),
+        ({"conv1d_transpose/kernel": (3, 4, 8), "conv1d_transpose/bias": (4,)},
+         "conv1d_transpose/kernel", View((1,), (0, 2))),
         ({"conv2d_transpose/kernel": (3, 3, 8, 8)}, "conv2d_transpose/kernel", Reason.AMBIGUOUS),
         ({"ConvTranspose_0/kernel": (3, 3, 4, 8)}, "ConvTranspose_0/kernel",
          View((3,), (0, 1, 2))),
@@ -175,6 +191,11 @@ def test_leaves_tell_of_each_other(shapes, path, expected):
     leaves = {p: jax.ShapeDtypeStruct(shape, jnp.float32) for p, shape in shapes.items()}
     found = layers_by_name(leaves)[path]
     assert (found.why if isinstance(found, LeftOut) else found.view) == expected
+
+
+@pytest.mark.parametrize("name", ["mask", "weight_mask", "zeros", "x.zero_point", "wscales"])
+def test_a_layout_makes_no_matrix_of_a_mask_or_of_zero_points(name):
+    assert matrices_by_name({name: jnp.ones((9, 4))}, layout="torch").layers == ()
 
 
 @pytest.mark.parametrize(
@@ -244,10 +265,13 @@ def test_whole_numbers_of_no_known_scheme_are_named_with_their_scale():
 
 
 def test_numbers_of_hqq_that_are_viewed_as_float_are_no_weights():
-    leaves = {"W_q": (4, 6), "zero": (4, 6), "scale": (4, 6), "bias": (4,), "x/W_q": (4, 6)}
+    leaves = {"W_q": (4, 6), "zero": (4, 6), "scale": (4, 6), "bias": (4,), "x/W_q": (4, 6),
+              "x_blocks": (4, 6), "x_scales": (4, 6)}  # fmt: skip
     leaves = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in leaves.items()}
     found = layers_by_name(leaves, layout="torch")
-    assert [path for path, one in found.items() if not isinstance(one, LeftOut)] == ["x/W_q"]
+    assert [path for path, one in found.items() if not isinstance(one, LeftOut)] == [
+        "x/W_q", "x_blocks",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
