@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -43,23 +43,31 @@ def scales_by_weight(paths: Collection[str]) -> dict[str, list[str]]:
 
 def scale_beside(path: str, leaves: Mapping[str, Any]) -> str | None:
     """The name of a scale of that leaf, where one of its name and of a shape that fits is there."""
-    end = max(path.rfind("."), path.rfind("/")) + 1
-    for form in SCALE_NAMES:
-        one = form.format(path[end:])
-        scale = leaves.get(path[:end] + one)
-        if scale is not None and _fits(tuple(scale.shape), tuple(leaves[path].shape)):
-            return one
+    shape = tuple(leaves[path].shape)
+    for name, scale in _beside(path, leaves, SCALE_NAMES):
+        if _fits(tuple(scale.shape), shape):
+            return name
     return None
 
 
 def mask_beside(path: str, leaves: Mapping[str, Any]) -> str | None:
     """The name of a mask of that leaf: of its shape, beside it."""
-    end = max(path.rfind("."), path.rfind("/")) + 1
-    for one in (f"{path[end:]}_mask", "mask"):
-        mask = leaves.get(path[:end] + one)
-        if mask is not None and mask.shape == leaves[path].shape:
-            return one
-    return None
+    shape = leaves[path].shape
+    masks = _beside(path, leaves, ("{}_mask", "mask"))
+    return next((name for name, mask in masks if mask.shape == shape), None)
+
+
+def _beside(
+    path: str, leaves: Mapping[str, Any], forms: Iterable[str]
+) -> Iterator[tuple[str, Any]]:
+    """The leaves beside that one that are named after it, with their names."""
+    place, name = parent_and_name(path)
+    start = path[: len(place) + 1] if place else ""
+    for form in forms:
+        other = form.format(name)
+        found = leaves.get(start + other + path[len(start) + len(name) :])
+        if found is not None:
+            yield other, found
 
 
 def _fits(scale: tuple[int, ...], shape: tuple[int, ...]) -> bool:

@@ -137,6 +137,8 @@ def test_names_and_numbers_of_axes_decide(path, shape, expected):
         # MADE and pruned networks multiply by a mask beside the weight.
         ({"x.weight": (8, 9), "x.mask": (8, 9)}, "x.weight", Reason.AMBIGUOUS),
         ({"x/kernel": (8, 9), "x/kernel_mask": (8, 9)}, "x/kernel", Reason.AMBIGUOUS),
+        ({"x/kernel/value": (8, 9), "x/kernel_mask/value": (8, 9)}, "x/kernel/value",
+         Reason.AMBIGUOUS),
         ({"x.weight": (8, 9), "x.mask": (9, 9)}, "x.weight", OUT_IN),
         ({"x.weight_orig": (8, 9), "x.weight_mask": (8, 9)}, "x.weight_orig",
          Reason.REPARAMETRIZED),
