@@ -52,7 +52,8 @@ def write_smaller_adapter(
 
     Raises:
         CheckpointError: an adapter that cannot be read or is of other names; a folder with one.
-        ValueError: an energy outside of (0, 1], an adapter without a pair.
+        ValueError: an energy outside of (0, 1], an adapter without a pair or with entries that are
+            not finite.
 
     Cost: ``O((out + in) r^2)`` per pair.
     """
@@ -108,7 +109,9 @@ def check_adapter(
     }
     updates, _ = take_updates(matrices_by_name(leaves), leaves, adapter_configs(checkpoint))
     if not updates:
-        raise ValueError(f"{checkpoint.source} holds no pair of LoRA factors")
+        raise ValueError(
+            f"{checkpoint.source} holds no pair of LoRA factors that is a plain update"
+        )
     for update in updates:
         view = update.left.view  # PEFT and kohya keep (out, r)
         known = factor_place(update.left.path) is not None
@@ -116,6 +119,9 @@ def check_adapter(
             raise CheckpointError(
                 f"{update.left.path}: only adapters with the names of PEFT or kohya are written"
             )
+        for path in (update.left.path, update.right.path):
+            if not np.isfinite(leaves[path]).all():
+                raise ValueError(f"{path} holds entries that are not finite: it cannot be cut")
     return leaves, updates
 
 

@@ -393,6 +393,10 @@ def test_what_is_not_written(tmp_path):
     np.savez(tmp_path / "v.npz", kernel=draw(3, 4))
     with pytest.raises(ValueError, match="holds no pair of LoRA factors"):
         write_smaller_adapter(tmp_path / "v.npz", tmp_path / "small")
+    broken = {"q.lora_A.weight": draw(2, 9), "q.lora_B.weight": np.full((9, 2), np.inf)}
+    np.savez(tmp_path / "n.npz", **broken)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"lora_B\.weight holds entries that are not finite"):
+        write_smaller_adapter(tmp_path / "n.npz", tmp_path / "small")
     for energy in (0.0, 1.5, float("nan")):
         with pytest.raises(ValueError, match="energy: got"):
             write_smaller_adapter(tmp_path / "v.npz", tmp_path / "small", energy=energy)
