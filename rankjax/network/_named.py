@@ -33,7 +33,7 @@ _TABLE = re.compile(r"embed|^w[tp]e$|(^|_)emb$|^shared$|tokens?$|codebooks?$")
 _LOOKUP = re.compile(r"embed|(^|_)emb$|^cls$|tokens?$")
 # As the whole name: a linear_pos is a dense layer.
 _ROWS = re.compile(
-    r"(.*_)?(vocab(ulary)?|lookup|table)|w[tp]e|lut|words?|chars?|pe|"
+    r"(.*_)?(vocab(ulary)?|lookup|table)|w[tp]e|w_pos|lut|words?|chars?|pe|"
     r"(abs(olute)?_|rel(ative)?_|learned_)?pos(ition(al)?)?s?(_enc(od(er|ings?))?)?"
 )
 _NO_TABLE = re.compile(r"^embed_out$|unembed|conv|proj(ection)?$")

@@ -127,6 +127,15 @@ class _Tree:
             both = views(by_path[pair.left], by_path[pair.right])
             why = "does not fit the other factor of its update (LoRA)"
             self.factors[pair.left], self.factors[pair.right] = both or (why, why)
+        # b_Q (heads, size) of W_Q (heads, width, size); alone, a b may be a matrix.
+        first = {
+            leaf: next((k for k in leaf.biases() if k in self.by_keys), None) for leaf in leaves
+        }
+        self.biases = {
+            keys
+            for leaf, keys in first.items()
+            if keys is not None and len(self.by_keys[keys].shape) < len(leaf.shape)
+        }
         self.normalized = {leaf.keys[-3:-1] for leaf in leaves if _NORMALIZERS.search(leaf.path)}
         norms = [self._core(leaf) for leaf in leaves if leaf.is_vector is Reason.SCALE]
         self.widths = {shape[0] for shape in norms if len(shape) == 1}
@@ -186,6 +195,8 @@ class _Tree:
         vector = leaf.is_vector
         if vector is not None:
             return vector
+        if leaf.keys in self.biases:
+            return Reason.BIAS
         if self._is_normalized(leaf):
             return Reason.REPARAMETRIZED
         stack = self.stacks.axis.get(leaf.path)

@@ -208,6 +208,15 @@ def test_a_layout_makes_no_matrix_of_a_table(name):
     assert [leaf.why for leaf in found.left_out] == [Reason.TABLE]
 
 
+def test_a_layout_makes_no_matrix_of_the_biases_of_heads():
+    shapes = {"W_Q": (4, 8, 2), "b_Q": (4, 2), "x/w": (8, 9), "x/b": (9, 8), "W_pos": (9, 8)}
+    leaves = {path: jnp.ones(shape) for path, shape in shapes.items()}
+    structure = matrices_by_name(leaves, layout="torch")
+    assert structure.names == ("x/b", "x/w")
+    whys = {leaf.path: leaf.why for leaf in structure.left_out}
+    assert (whys["b_Q"], whys["W_pos"]) == (Reason.BIAS, Reason.TABLE)
+
+
 def test_both_entrances_have_one_rule():
     params = {"loss_weight": jnp.ones((4, 3)), "kernel": jnp.ones((4, 3))}
     assert describe(params).layers == matrices_by_name(params).layers
