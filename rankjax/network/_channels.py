@@ -1,7 +1,7 @@
 """Whether a convolution mixes all channels, told by the convolutions before it in the tree.
 
-Kernels of grouped and depthwise convolutions have the input channels of one group alone, and no
-name says so.
+Kernels of grouped and depthwise convolutions have the input channels of one group alone, and those
+of transposed ones (torch) have the inputs first; no name says so.
 """
 
 from __future__ import annotations
@@ -18,15 +18,19 @@ _ONE = "one input channel: filters per channel (depthwise), or a convolution of 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A convolution with its channels: ``in_`` of one group."""
+    """A convolution with its channels: ``in_`` of one group.
+
+    ``swapped``: of torch, and neither a name nor a bias says that it is not transposed.
+    """
 
     leaf: Named
     out: int
     in_: int
+    swapped: bool = False
 
 
 def doubts(kernels: Sequence[Kernel], outputs: Set[int]) -> Iterator[tuple[Named, str]]:
-    """The kernels that may be those of grouped convolutions, and why.
+    """The kernels that may be those of grouped or transposed convolutions, and why.
 
     Args:
         kernels: all kernels of the tree.
@@ -40,7 +44,11 @@ def doubts(kernels: Sequence[Kernel], outputs: Set[int]) -> Iterator[tuple[Named
     for kernel, place in places.items():
         before = [k for k in beside[place[:-1]] if k.leaf.precedes(kernel.leaf)]
         last = max(before, key=lambda k: _number(places[k]), default=kernel)
-        if kernel.in_ > 1 and last is not kernel:
+        if kernel.swapped and last.swapped and kernel.in_ != last.out != kernel.out == last.in_:
+            chain = " before ".join(f"{k.leaf.path} {k.leaf.shape}" for k in (last, kernel))
+            why = f"may be transposed, with inputs first: {chain}"
+            yield from ((one.leaf, why) for one in (last, kernel))
+        elif kernel.in_ > 1 and last is not kernel:
             if kernel.in_ < last.out and last.out % kernel.in_ == 0:
                 takes = f"gives {last.out} channels, this kernel takes {kernel.in_}"
                 yield kernel.leaf, f"may be grouped: {last.leaf.path} {takes}"

@@ -11,7 +11,7 @@ from rankjax.network._view import View
 
 # kernel_lora_a (Qwix), lora_kernel_a (Keras), lora_a (NNX, torchtune), lora_A (PEFT), lora_down
 # (kohya); with a key more where the factor is a layer of its own: lora_A/weight, lora_a/kernel.
-_FACTOR = re.compile(r"((?:.*_)?lora_(?:.*_)?)([aA]|[bB]|down|up)")
+_FACTOR = re.compile(r"((?:.*_)?lora_(?:.*_)?|lora(?=[AB]))([aA]|[bB]|down|up)")
 _BELOW_LORA = re.compile(r"(?:.*_)?lora\d*(?:_.*)?")  # to_q.lora.down, q_einsum/lora/a
 _RIGHT, _LEFT = {"a", "A", "down"}, {"b", "B", "up"}
 

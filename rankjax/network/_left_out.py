@@ -21,7 +21,7 @@ class Reason(Enum):
         "pass apply= and example=, or axes="
     )
     REPARAMETRIZED = (
-        "not the matrix that acts (weight or spectral normalization): remove the normalization"
+        "not the matrix that acts (normalized or pruned): make the change permanent, or pass apply="
     )
     COPIES = "has an axis more that all leaves have"
     ADDED = "added to the data: a bias"

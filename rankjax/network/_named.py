@@ -17,19 +17,25 @@ _STATE = re.compile(
     r"(^|[/.])(batch_stats|cache|opt_state|optimizer(_state)?|param_states|weight_u|"
     r"(running|moving)_(mean|var|variance)|num_batches_tracked)([/.]|$)"
 )
+_MASK = re.compile(r"(.*_)?masks?")
 _EXPERTS = re.compile(
     r"(^|[/.])(([^/.]*_)?experts?(_[^/.]*)?|([^/.]*_)?moe(block)?(_[0-9]+)?|(in|out)put_linear)([/.]|$)",
     re.IGNORECASE,
 )
 _BIAS = re.compile(r"(.*_)?bias(es)?(_.*)?|beta|offset")
 _SCALE = re.compile(
-    r"(.*_)?scales?(_(inv|\d+|weight|input|parameter))?|"
+    r"(.*_)?[wq]?scales?(_(inv|\d+|weight|input|parameter|and_zeros))?|(.*_)?(zero_?points?|q?zeros)|"
     r"(.*_)?(layer_?)?norm(_.*)?_weight|gamma|weight_g|original0"
 )
 _NORM = re.compile(r"norm(?!al)|(^|_)([blg]n)(_|\d|$)")
 _DENSE = re.compile(r"proj|linear|dense")
 _TABLE = re.compile(r"embed|^w[tp]e$|(^|_)emb$|^shared$|tokens?$|codebooks?$")
 _LOOKUP = re.compile(r"embed|(^|_)emb$|^cls$|tokens?$")
+# As the whole name: a linear_pos is a dense layer.
+_ROWS = re.compile(
+    r"(.*_)?(vocab(ulary)?|lookup|table)|w[tp]e|w_pos|lut|words?|chars?|pe|"
+    r"(abs(olute)?_|rel(ative)?_|learned_)?pos(ition(al)?)?s?(_enc(od(er|ings?))?)?"
+)
 _NO_TABLE = re.compile(r"^embed_out$|unembed|conv|proj(ection)?$")
 _DEPTHWISE = re.compile(r"depthwise|(^|_)dw_?conv|conv_?dw(_|\d|$)|(^|_)dw$")
 _IN_OUT = re.compile(r"(recurrent_|pointwise_)?kernel|w|lora_[ab]")
@@ -81,8 +87,8 @@ class Named:
 
     @property
     def is_state(self) -> bool:
-        """Running statistics, or of an optimizer."""
-        return _STATE.search(self.path) is not None
+        """Running statistics, of an optimizer, or a mask."""
+        return bool(_STATE.search(self.path) or _MASK.fullmatch(self.name))
 
     @property
     def is_depthwise(self) -> bool:
@@ -102,12 +108,14 @@ class Named:
     @property
     def is_table(self) -> bool:
         """The name of a table of embeddings. Flax keeps no table under ``kernel``."""
+        if self.name in {"w", "weight"} and _ROWS.fullmatch(self.parent):
+            return True
         if self.name == "w":
             return self.parent.startswith("embed")
         if self.name == "weight":
             table = _TABLE.search(self.parent) and not _NO_TABLE.search(self.parent)
             return bool(table) or self.parent.endswith("_bias")  # of relative positions
-        return _LOOKUP.search(self.name) is not None
+        return bool(_LOOKUP.search(self.name) or _ROWS.fullmatch(self.name))
 
     @property
     def order(self) -> Order | None:

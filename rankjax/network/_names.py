@@ -18,7 +18,9 @@ from rankjax.network._channels import Kernel, doubts
 from rankjax.network._factors import pairs, views
 from rankjax.network._left_out import LeftOut, Reason
 from rankjax.network._named import Layout, Named, Order
+from rankjax.network._packed import packed
 from rankjax.network._paths import natural_order
+from rankjax.network._scales import is_code, mask_beside, scale_beside
 from rankjax.network._stacks import PROJECTIONS_IN, PROJECTIONS_OUT, Stacks
 from rankjax.network._structure import Layer
 from rankjax.network._view import View
@@ -31,6 +33,10 @@ _TRANSPOSED: dict[Order, re.Pattern[str]] = {  # Flax's ConvTranspose_0 is (in, 
 }  # fmt: skip
 _CONVOLUTION = re.compile(r"conv|patch|stem|^embed")
 _OF_HEADS = re.compile(r"einsum|(^|_|w)(q|k|v|kv|qkv)(_|$)|query|key|value|attn|attention|heads?")
+_OF_DENSE = re.compile(
+    r"dense(?!_?(net|block|layer))|linear|(^|_)(gat(e|ing)|router|mlp|ff|ffn|fc)\d*(_|$)|feed_?forward"
+)
+_BILINEAR = "a convolution along one axis, or a bilinear map of two inputs"
 # Gemma: (heads, in, size), (2 or 3, heads, in, size), (heads, size, out).
 _EINSUMS = {
     "q_einsum": View(out=(0, 2), in_=(1,)),
@@ -79,17 +85,27 @@ def layers_by_name(
     """
     named = {path: Named(path, tuple(leaves[path].shape)) for path in leaves}
     tree = _Tree(list(named.values()), _ORDERS[layout], embeddings)
+    why_packed = packed(leaves)
     found: dict[str, Layer | LeftOut] = {}
     for path in sorted(named, key=natural_order):
         leaf = named[path]
         dtype = leaves[path].dtype
         if not jnp.issubdtype(dtype, jnp.floating):
-            text = f"holds {dtype.name}, not floating point weights"
+            scale = scale_beside(path, leaves) if len(leaf.shape) > 1 else None
+            what = f"codes that {scale} multiplies" if scale else "not floating point weights"
+            text = why_packed.get(path, f"holds {dtype.name}, {what}")
             found[path] = LeftOut(path, leaf.shape, Reason.NOT_FLOATING, text)
+        elif path in why_packed and leaf.is_vector is None:
+            found[path] = LeftOut(path, leaf.shape, Reason.PART, why_packed[path])
         elif len(leaf.shape) >= 2 and 0 in leaf.shape:
             found[path] = LeftOut(path, leaf.shape, Reason.EMPTY)
         else:
             found[path] = tree.layer(leaf)
+            other = None if is_code(dtype) else scale_beside(path, leaves)
+            other = other or mask_beside(path, leaves)
+            if other and isinstance(found[path], Layer):
+                text = f"whether {other} beside it multiplies it is not told: {_SETTLE}"
+                found[path] = LeftOut(path, leaf.shape, Reason.AMBIGUOUS, text)
     tree.check_channels(found)
     return found
 
@@ -111,6 +127,15 @@ class _Tree:
             both = views(by_path[pair.left], by_path[pair.right])
             why = "does not fit the other factor of its update (LoRA)"
             self.factors[pair.left], self.factors[pair.right] = both or (why, why)
+        # b_Q (heads, size) of W_Q (heads, width, size); alone, a b may be a matrix.
+        first = {
+            leaf: next((k for k in leaf.biases() if k in self.by_keys), None) for leaf in leaves
+        }
+        self.biases = {
+            keys
+            for leaf, keys in first.items()
+            if keys is not None and len(self.by_keys[keys].shape) < len(leaf.shape)
+        }
         self.normalized = {leaf.keys[-3:-1] for leaf in leaves if _NORMALIZERS.search(leaf.path)}
         norms = [self._core(leaf) for leaf in leaves if leaf.is_vector is Reason.SCALE]
         self.widths = {shape[0] for shape in norms if len(shape) == 1}
@@ -153,7 +178,10 @@ class _Tree:
             if layer.positions is None and not first < out_axis < last:
                 channels = last if last < out_axis else first
                 out, in_ = layer.matrix_shape[0], layer.shape[channels]
-                kernels.append(Kernel(Named(layer.path, layer.shape), out, in_))
+                leaf = Named(layer.path, layer.shape)
+                told = self._bias(leaf) is not None or "conv" in leaf.parent
+                swapped = layer.view.out == (0,) and not told
+                kernels.append(Kernel(leaf, out, in_, swapped))
         for leaf, why in doubts(kernels, {layer.matrix_shape[0] for layer in layers}):
             text = f"{why}: {_SETTLE}"
             found[leaf.path] = LeftOut(leaf.path, leaf.shape, Reason.AMBIGUOUS, text)
@@ -167,6 +195,8 @@ class _Tree:
         vector = leaf.is_vector
         if vector is not None:
             return vector
+        if leaf.keys in self.biases:
+            return Reason.BIAS
         if self._is_normalized(leaf):
             return Reason.REPARAMETRIZED
         stack = self.stacks.axis.get(leaf.path)
@@ -322,19 +352,27 @@ def _of_many_axes(
         rank > 3 and any("patch" in key.lower() for key in leaf.keys[:-1])
     )
     sizes = core[:-2] if order == "in out" else core[2:]
-    window = rank > 3 and (given or len(set(sizes)) == 1) and not (
-        _OF_HEADS.search(leaf.parent) and set(sizes) != {1}
-    )  # fmt: skip
+    # Two equal axes may be a window, or heads and groups of an einsum; odd sizes are of windows.
+    square = len(set(sizes)) == 1 and (order == "out in" or sizes[0] % 2 == 1)
+    elsewhere = _OF_HEADS.search(leaf.parent) or any(
+        _OF_DENSE.search(key.lower()) for key in leaf.keys[:-1]
+    )
+    window = rank > 3 and (set(sizes) == {1} or ((given or square) and not elsewhere))
     # A transposed convolution of torch and of Keras puts what it takes where others put out.
     swapped = (1, 0) if order == "out in" else (rank - 2, rank - 1)
-    if rank > 3 and bias == (core[swapped[0]],) != (core[swapped[1]],):
+    transposed = _TRANSPOSED[order].search(leaf.parent) is not None
+    if (rank > 3 or transposed) and bias == (core[swapped[0]],) != (core[swapped[1]],):
         rest = tuple(i for i in axes if i != swapped[0])
         return _Seen(View(out=swapped[:1], in_=rest), convolution=True)
-    square = bias is None or core[swapped[0]] == core[swapped[1]]
-    if rank > 3 and square and _TRANSPOSED[order].search(leaf.parent):
+    if transposed and (bias is None or core[swapped[0]] == core[swapped[1]]):
         return "a transposed convolution: what it takes and what it gives is not told apart"
     if order == "out in":
         fits = bias is None or bias == core[:1]
+        if rank == 3 and bias == core[:1] and not named:
+            # A member of a sequence takes one input, and windows are short and odd.
+            alone = len(leaf.keys) < 2 or not leaf.keys[-2].isdecimal()
+            if "bilinear" in leaf.parent or (alone and not (core[2] % 2 and core[2] < 16)):
+                return _BILINEAR
         convolution = fits and (window or named or bias is not None)
         return _Seen(_view(order, axes), convolution=True) if convolution else Reason.AMBIGUOUS
     into, back = (found.fullmatch(leaf.parent) for found in (PROJECTIONS_IN, PROJECTIONS_OUT))

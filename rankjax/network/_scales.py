@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
 _SCALE = re.compile(r"scal|absmax|zero_?point", re.IGNORECASE)
+#: How a scale is named after its leaf.
+SCALE_NAMES = ("{}_scale_inv", "{}_scale", "scale_{}")
+_BLOCKS = {16, 32, 64, 128}
 _OF_ACTIVATIONS = re.compile(r"_?(in|out)put|_?act(ivation)?s?_|_?grad|[qkv]_scale|kv_")
 
 
@@ -36,6 +39,47 @@ def scales_by_weight(paths: Collection[str]) -> dict[str, list[str]]:
             for weight in (*of, parent):
                 found.setdefault(weight, []).append(held[scale])
     return found
+
+
+def scale_beside(path: str, leaves: Mapping[str, Any]) -> str | None:
+    """The name of a scale of that leaf, where one of its name and of a shape that fits is there."""
+    shape = tuple(leaves[path].shape)
+    for name, scale in _beside(path, leaves, SCALE_NAMES):
+        if _fits(tuple(scale.shape), shape):
+            return name
+    return None
+
+
+def mask_beside(path: str, leaves: Mapping[str, Any]) -> str | None:
+    """The name of a mask of that leaf: of its shape, beside it."""
+    shape = leaves[path].shape
+    masks = _beside(path, leaves, ("{}_mask", "mask"))
+    return next((name for name, mask in masks if mask.shape == shape), None)
+
+
+def _beside(
+    path: str, leaves: Mapping[str, Any], forms: Iterable[str]
+) -> Iterator[tuple[str, Any]]:
+    """The leaves beside that one that are named after it, with their names."""
+    place, name = parent_and_name(path)
+    start = path[: len(place) + 1] if place else ""
+    for form in forms:
+        other = form.format(name)
+        found = leaves.get(start + other + path[len(start) + len(name) :])
+        if found is not None:
+            yield other, found
+
+
+def _fits(scale: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """One number in all, per row, per column or per block."""
+    if all(n == 1 for n in scale):
+        return True
+    if len(scale) < len(shape):
+        return (len(scale) == 1 and scale[0] in shape) or scale == shape[: len(scale)]
+    return len(scale) == len(shape) and all(
+        count in {1, n, -(-n // 128)} or (count and n % count == 0 and n // count in _BLOCKS)
+        for count, n in zip(scale, shape, strict=True)
+    )
 
 
 def parent_and_name(path: str) -> tuple[str, str]:

@@ -25,6 +25,7 @@ from rankjax.network._paths import paths_and_leaves as paths_and_leaves
 from rankjax.network._paths import split_arrays as split_arrays
 from rankjax.network._rank_budget import ranks_within as ranks_within
 from rankjax.network._sample import positive_margin as positive_margin
+from rankjax.network._scales import SCALE_NAMES as SCALE_NAMES
 from rankjax.network._scales import is_code as is_code
 from rankjax.network._scales import parent_and_name as parent_and_name
 from rankjax.network._scales import scales_by_weight as scales_by_weight

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rankjax.network.internal import paths_and_leaves
+from rankjax.report._adapter_config import adapter_configs
 from rankjax.report._matrices_by_name import matrices_by_name
 from rankjax.report._spectra import energy_rank
 from rankjax.report._updates import Update, factor_place, matrices_of, module_of, take_updates
@@ -42,7 +43,7 @@ def write_smaller_adapter(
     Of every update ``scale * B A`` the first ``k`` singular values stay, the fewest whose squares
     sum to ``energy`` of all (one, and zeros, for a dead layer: PEFT knows no rank 0). PEFT reads
     the folder: ``rank_pattern`` has the ranks and ``alpha_pattern`` keeps the scales. An adapter of
-    kohya has its new ``alpha`` beside the factors.
+    kohya, or one whose metadata tell its scale, has its new ``alpha`` beside the factors.
 
     Args:
         adapter: as for ``load``: the names of PEFT or of kohya, as safetensors.
@@ -51,35 +52,22 @@ def write_smaller_adapter(
 
     Raises:
         CheckpointError: an adapter that cannot be read or is of other names; a folder with one.
-        ValueError: an energy outside of (0, 1], an adapter without a pair.
+        ValueError: an energy outside of (0, 1], an adapter without a pair or with entries that are
+            not finite.
 
     Cost: ``O((out + in) r^2)`` per pair.
     """
     if not 0 < energy <= 1:
         raise ValueError(f"energy: got {energy}, must be above 0 and at most 1")
     folder = Path(folder)
-    if (folder / _FILE).exists() or (folder / _CONFIG).exists():
-        raise CheckpointError(f"{folder} holds an adapter already: name another folder")
     checkpoint = adapter if isinstance(adapter, Checkpoint) else load(adapter)
-    leaves = {
-        path: np.asarray(leaf)
-        for path, leaf in paths_and_leaves(checkpoint.tree)
-        if hasattr(leaf, "shape")
-    }
+    leaves, updates = check_adapter(checkpoint, folder)
     config: dict[str, Any] = dict(checkpoint.adapter)
-    updates, _ = take_updates(matrices_by_name(leaves), leaves, config)
-    if not updates:
-        raise ValueError(f"{checkpoint.source} holds no pair of LoRA factors")
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
     before = after = 0
     for update in updates:
-        place = factor_place(update.left.path)
-        view = update.left.view  # PEFT and kohya keep (out, r)
-        if place is None or view.out != (0,) or view.stacked or view.parallel:
-            raise CheckpointError(
-                f"{update.left.path}: only adapters with the names of PEFT or kohya are written"
-            )
+        place = factor_place(update.left.path) or ""
         rank = _cut(update, leaves, energy)
         module = module_of(place)
         before += update.rank * sum(update.shape)
@@ -88,8 +76,10 @@ def write_smaller_adapter(
         if update.scale is not None:
             root = math.sqrt(rank) if config.get("use_rslora") else rank
             alphas[module] = update.scale * root
-            if f"{place}alpha" in leaves:
-                stored = leaves[f"{place}alpha"]
+            stored = leaves.get(f"{place}alpha")
+            if stored is None and not config:  # the metadata told it of all ranks at once
+                stored = np.zeros((), np.float32)
+            if stored is not None:
                 leaves[f"{place}alpha"] = np.full(stored.shape, update.scale * rank, stored.dtype)
     if config:  # of PEFT
         # PEFT takes the first key that is the end of a name; what is not cut keeps its own.
@@ -100,6 +90,39 @@ def write_smaller_adapter(
             }
     _write(folder, leaves, config)
     return SmallerAdapter(ranks, (before, after))
+
+
+def check_adapter(
+    checkpoint: Checkpoint, folder: Path
+) -> tuple[dict[str, np.ndarray], list[Update]]:
+    """The arrays and the updates of an adapter that ``write_smaller_adapter`` can write.
+
+    Raises:
+        CheckpointError, ValueError: as ``write_smaller_adapter``.
+    """
+    if (folder / _FILE).exists() or (folder / _CONFIG).exists():
+        raise CheckpointError(f"{folder} holds an adapter already: name another folder")
+    leaves = {
+        path: np.asarray(leaf)
+        for path, leaf in paths_and_leaves(checkpoint.tree)
+        if hasattr(leaf, "shape")
+    }
+    updates, _ = take_updates(matrices_by_name(leaves), leaves, adapter_configs(checkpoint))
+    if not updates:
+        raise ValueError(
+            f"{checkpoint.source} holds no pair of LoRA factors that is a plain update"
+        )
+    for update in updates:
+        view = update.left.view  # PEFT and kohya keep (out, r)
+        known = factor_place(update.left.path) is not None
+        if not known or view.out != (0,) or view.stacked or view.parallel:
+            raise CheckpointError(
+                f"{update.left.path}: only adapters with the names of PEFT or kohya are written"
+            )
+        for path in (update.left.path, update.right.path):
+            if not np.isfinite(leaves[path]).all():
+                raise ValueError(f"{path} holds entries that are not finite: it cannot be cut")
+    return leaves, updates
 
 
 def _cut(update: Update, leaves: dict[str, np.ndarray], energy: float) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from rankjax._arguments import positive
 from rankjax.network import Layer, LeftOut, Reason, Structure
 from rankjax.network.internal import check_structure, paths_and_leaves
+from rankjax.report._adapter_config import adapter_configs
 from rankjax.report._analysis import SHARES, Analysis
 from rankjax.report._matrices_by_name import Layout, guessed_layout, is_floating, matrices_by_name
 from rankjax.report._row import Row
@@ -67,8 +68,8 @@ def analyze(
 
     Pairs of LoRA factors, under the names of every common library, are measured as the update
     ``scale * B A`` that they make, by QR decompositions of the factors; the scale is that of
-    ``adapter_config.json`` or of ``alpha`` beside them, else 1. 8 bit codes are multiplied by the
-    scales beside them.
+    ``alpha`` beside them, of ``adapter_config.json`` or of the file's metadata, else 1. 8 bit codes
+    are multiplied by the scales beside them.
 
     Returns:
         ``Analysis``. Leaves with NaN or infinite entries are listed, not measured. What ``only``,
@@ -101,7 +102,7 @@ def analyze(
     else:
         check_structure(structure, checkpoint.tree)
         seen_as = "described"
-    updates, structure = take_updates(structure, leaves, checkpoint.adapter)
+    updates, structure = take_updates(structure, leaves, adapter_configs(checkpoint))
     base = None if reference is None else _checkpoint(reference)
     left_out = [*structure.left_out, *checkpoint.unread]
     selection.check([one.path for one in (*structure.layers, *updates)], left_out)
@@ -125,9 +126,10 @@ def analyze(
             matrices += _matrices(layer, stored[layer.path], others.get(layer.path))
         else:
             left_out.append(why)
-    there = {} if base is None else {
-        one.path: one for one in take_updates(matrices_by_name(others), others, base.adapter)[0]
-    }  # fmt: skip
+    there: dict[str, Update] = {}
+    if base is not None:
+        found, _ = take_updates(matrices_by_name(others), others, adapter_configs(base))
+        there = {one.path: one for one in found}
     for update in updates:
         whys = [selection.why_not(update.path, update.shape, update.rank * sum(update.shape))]
         whys = whys if whys[0] else [why_not(update.left), why_not(update.right)]

@@ -14,9 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankjax.network import LeftOut, Reason
-from rankjax.network.internal import Named, is_code, parent_and_name, scales_by_weight
+from rankjax.network.internal import (
+    SCALE_NAMES,
+    Named,
+    is_code,
+    parent_and_name,
+    scales_by_weight,
+)
 
-_KNOWN = ("{}_scale_inv", "{}_scale", "scale_{}")
 _BLOCK = 128
 
 
@@ -70,7 +75,7 @@ def with_scales(
         scale = leaves.get(held[0])
         # Without their places, so that the weights of one reason are listed together.
         names = [parent_and_name(one)[1] for one in held]
-        known = {form.format(parent_and_name(path)[1]) for form in _KNOWN}
+        known = {form.format(parent_and_name(path)[1]) for form in SCALE_NAMES}
         if len(held) > 1:
             why = ": what to do with both is not known"
         elif scale is None or names[0] not in known:

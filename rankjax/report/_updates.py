@@ -12,12 +12,16 @@ import numpy as np
 
 from rankjax.network import Layer, LeftOut, Reason, Structure
 from rankjax.network.internal import Named, pairs
+from rankjax.report._adapter_config import Configs
 from rankjax.report._spectra import Spectrum, in_float64
 
 _SIDE = re.compile(r"lora_(embedding_)?[AB]\b|lora_(up|down)\b|lora\w*[./](up|down)\b")
-# What makes something else than a scaled product: DoRA, AdaLoRA, LoHa, LoKr, OFT, VeRA.
+# What makes something else than a scaled product: DoRA, AdaLoRA, LoHa, LoKr, OFT, VeRA, several B
+# of one A, and the other adapters of PEFT.
 _OTHERS = re.compile(
-    r"lora_mid|lora_E|dora_scale|(lora_)?magnitude(_vector)?|hada_[wt].*|lokr_[wt].*|b?oft_.*|vera_.*"
+    r"lora_mid|lora_E|dora_scale|(lora_)?magnitude(_vector)?|hada_[wt].*|lokr_[wt].*|b?oft_.*|"
+    r"(poly_)?lora_[abAB][0-9]+|poly_lora_[AB]|(vera|ia3|fourierft|vblora|randlora)_.*|hra_u|"
+    r"c3a_kernel|(bone|miss)_block"
 )
 _PART = "a part of an update that is no plain product"
 
@@ -50,14 +54,14 @@ class Update:
 
 
 def take_updates(
-    structure: Structure, leaves: Mapping[str, Any], config: Mapping[str, Any]
+    structure: Structure, leaves: Mapping[str, Any], configs: Configs
 ) -> tuple[list[Update], Structure]:
     """The updates of a structure, and the structure without their factors.
 
     Args:
         structure: matrices by name, the factors among them.
         leaves: arrays by path.
-        config: PEFT's ``adapter_config.json``, or nothing.
+        configs: from ``adapter_configs``.
 
     Raises:
         ValueError: a config with entries of another form.
@@ -66,7 +70,8 @@ def take_updates(
     others = _others(leaves)
     of_module = {keys: path for path, keys in others.items()}
     found, taken, left_out = [], set(), []
-    for pair in pairs([Named(layer.path, layer.shape) for layer in structure.layers])[0]:
+    factors = [Named(x.path, x.shape) for x in structure.layers if x.path not in others]
+    for pair in pairs(factors)[0]:
         left, right = layers[pair.left], layers[pair.right]
         rank = left.matrix_shape[1]
         if rank != right.matrix_shape[0] or left.stacked != right.stacked:
@@ -74,15 +79,18 @@ def take_updates(
         taken |= {pair.left, pair.right}
         place = factor_place(pair.left)
         why, scale = "", None
+        config = next((c for start, c in configs.items() if pair.left.startswith(start)), {})
         if pair.module in of_module:
             other = Named(of_module[pair.module], ()).keys[len(pair.module)]
             why = f"{other} changes the product: not the update B A alone"
         elif place is not None and _of_parameter(place, config) and rank != config.get("r"):
             why = "updates a parameter of several matrices (target_parameters): no plain product"
-        elif place is not None:
-            scale = _scale(place, rank, leaves, config)
-            if scale is not None and not math.isfinite(scale):
-                why = f"its alpha is {scale * rank}"
+        elif place is None:
+            scale = _scale_of_mlx(config)
+        else:
+            scale = _scale(place, right, leaves, config)
+        if scale is not None and not math.isfinite(scale):
+            why = f"its alpha is {scale * rank}"
         if why:
             left_out += [LeftOut(x.path, x.shape, Reason.OTHER_USE, why) for x in (left, right)]
         else:
@@ -112,17 +120,33 @@ def _others(leaves: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 
 
 def _scale(
-    place: str, rank: int, leaves: Mapping[str, Any], config: Mapping[str, Any]
+    place: str, right: Layer, leaves: Mapping[str, Any], config: Mapping[str, Any]
 ) -> float | None:
+    rank = right.matrix_shape[0]
     alpha = leaves.get(f"{place}alpha")  # of kohya, beside the factors
     if alpha is not None and np.size(alpha) == 1:
         return float(np.asarray(alpha).reshape(())) / rank
-    alpha = _of_module(place, config.get("alpha_pattern") or {}, config.get("lora_alpha"))
+    kind = "conv_" if max(right.shape[2:], default=1) > 1 and "conv_alpha" in config else ""
+    if config.get(f"{kind}rank", rank) != rank:
+        return None  # of metadata, which tell the alpha of another rank
+    default = config.get("conv_alpha" if kind else "lora_alpha")
+    alpha = _of_module(place, config.get("alpha_pattern") or {}, default)
     if alpha is None:
         return None
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise ValueError(f"adapter_config.json: lora_alpha is {alpha!r}, must be a number")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) < 1e300:
+        raise ValueError(f"config of the adapter: lora_alpha is {alpha!r}, must be a number")
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _scale_of_mlx(config: Mapping[str, Any]) -> float | None:
+    """MLX keeps the scale itself, of factors lora_a and lora_b."""
+    given = config.get("lora_parameters")
+    scale = given.get("scale") if isinstance(given, Mapping) else None
+    if scale is None:
+        return None
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not abs(scale) < 1e300:
+        raise ValueError(f"config of the adapter: scale is {scale!r}, must be a number")
+    return float(scale)
 
 
 def _of_parameter(place: str, config: Mapping[str, Any]) -> bool:
@@ -130,7 +154,7 @@ def _of_parameter(place: str, config: Mapping[str, Any]) -> bool:
     module = module_of(place).removesuffix(".base_layer")
     named = config.get("target_parameters") or []
     if not isinstance(named, list):
-        raise ValueError(f"adapter_config.json: target_parameters is {named!r}, must be a list")
+        raise ValueError(f"config of the adapter: target_parameters is {named!r}, must be a list")
     parents = [str(name).rpartition(".")[0] for name in named]
     return any(module == name or module.endswith(f".{name}") for name in parents)
 
@@ -149,19 +173,21 @@ def module_of(place: str) -> str:
 def _of_module(place: str, pattern: Any, default: Any) -> Any:
     """As PEFT does it: the first key, an expression, that is the module's name or its end."""
     if not isinstance(pattern, Mapping):
-        raise ValueError(f"adapter_config.json: alpha_pattern is {pattern!r}, must be an object")
+        raise ValueError(f"config of the adapter: alpha_pattern is {pattern!r}, must be an object")
     module = module_of(place)
     for key, value in pattern.items():
         if module == key or module.endswith(f".{key}"):
             return value
         # Python's engine can take for ever over repeated groups and many repetitions.
         if re.search(r"\)[*+?{]", key) or len(re.findall(r"[*+{]", key)) > 3 or len(module) > 500:
-            raise ValueError(f"adapter_config.json: alpha_pattern names {key!r}: too complicated")
+            raise ValueError(f"config of the adapter: alpha_pattern names {key!r}: too complicated")
         try:
             if re.match(rf"(.*\.)?({key})$", module):
                 return value
         except re.error as error:
-            raise ValueError(f"adapter_config.json: alpha_pattern names {key!r}: {error}") from None
+            raise ValueError(
+                f"config of the adapter: alpha_pattern names {key!r}: {error}"
+            ) from None
     return default
 
 

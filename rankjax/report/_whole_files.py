@@ -38,4 +38,7 @@ def partial_of(path: Path) -> Path:
 def write_whole(path: Path, text: str) -> None:
     """Write a text, whole or not at all."""
     with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        try:
+            partial.write_text(text, encoding="utf-8")
+        except OSError as error:  # of a full disk, which names no file
+            raise OSError(error.errno, error.strerror, str(path)) from None

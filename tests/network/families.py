@@ -451,6 +451,7 @@ _FAMILIES = {
     },
     "axes of a square window that are no window": {
         "attn/{kv,kv_proj,wkv,query_key}/kernel": ((4, 4, 16, 6), AMBIGUOUS),
+        "mlp/{gate_up,wi}/kernel": ((4, 4, 16, 6), AMBIGUOUS),
         "Einsum_0/kernel": ((4, 4, 16, 6), AMBIGUOUS),
         "experts.w1.weight": ((4, 16, 3, 3), AMBIGUOUS),
         "linear_fc1.weight": ((2, 4, 16, 8), AMBIGUOUS),

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from rankjax.network import LeftOut, Reason, View, describe
@@ -23,6 +24,20 @@ OUT_IN, IN_OUT = View(out=(0,), in_=(1,)), View(out=(1,), in_=(0,))
         ("word_embeddings.weight", (30, 4), Reason.TABLE),
         ("Embed_0/embedding", (30, 4), Reason.TABLE),
         ("cls_token", (1, 1, 4), Reason.TABLE),
+        ("vocab.weight", (30, 4), Reason.TABLE),
+        ("src.lut.weight", (30, 4), Reason.TABLE),
+        ("rel_pos.weight", (30, 4), Reason.TABLE),
+        ("position_encoding.weight", (30, 4), Reason.TABLE),
+        ("item_vocab.weight", (30, 4), Reason.TABLE),
+        ("lookup/w", (30, 4), Reason.TABLE),
+        ("vocab/kernel", (4, 30), IN_OUT),
+        ("linear_pos.weight", (4, 4), OUT_IN),
+        ("vocab_proj.weight", (30, 4), OUT_IN),
+        ("mlp/gate_up/kernel", (4, 4, 16, 6), Reason.AMBIGUOUS),
+        ("mlp/up/kernel", (3, 3, 16, 6), Reason.AMBIGUOUS),
+        ("x/kernel", (4, 4, 16, 6), Reason.AMBIGUOUS),
+        ("x/kernel", (3, 3, 16, 6), View(out=(3,), in_=(0, 1, 2))),
+        ("mlp.fc1.weight", (6, 16, 1, 1), View(out=(0,), in_=(1, 2, 3))),
         ("conv1/kernel", (3, 4, 8), View(out=(2,), in_=(0, 1))),
         ("attention/out/kernel", (2, 4, 8), View(out=(2,), in_=(0, 1))),
         ("attention/query/kernel", (8, 2, 4), View(out=(1, 2), in_=(0,))),
@@ -119,11 +134,45 @@ def test_names_and_numbers_of_axes_decide(path, shape, expected):
         ({"experts/wi/kernel": (4, 8, 6), "experts/wi/bias": (4, 6), "experts/wo/kernel": (4, 6, 8),
           "experts/wo/bias": (4, 8)}, "experts/wi/kernel", View((2,), (1,), (), (0,))),
         ({"norm_proj.weight": (8, 9)}, "norm_proj.weight", OUT_IN),
+        # MADE and pruned networks multiply by a mask beside the weight.
+        ({"x.weight": (8, 9), "x.mask": (8, 9)}, "x.weight", Reason.AMBIGUOUS),
+        ({"x/kernel": (8, 9), "x/kernel_mask": (8, 9)}, "x/kernel", Reason.AMBIGUOUS),
+        ({"x/kernel/value": (8, 9), "x/kernel_mask/value": (8, 9)}, "x/kernel/value",
+         Reason.AMBIGUOUS),
+        ({"x.weight": (8, 9), "x.mask": (9, 9)}, "x.weight", OUT_IN),
+        ({"x.weight_orig": (8, 9), "x.weight_mask": (8, 9)}, "x.weight_orig",
+         Reason.REPARAMETRIZED),
+        ({"mask.weight": (8, 9)}, "mask.weight", OUT_IN),
+        ({"vocab.weight": (9, 4), "vocab.bias": (9,)}, "vocab.weight", OUT_IN),
+        # nn.Bilinear keeps (out, in, in), nn.Conv1d (out, in, window).
+        ({"x.weight": (5, 8, 6), "x.bias": (5,)}, "x.weight", Reason.AMBIGUOUS),
+        ({"x.weight": (5, 8, 31), "x.bias": (5,)}, "x.weight", Reason.AMBIGUOUS),
+        ({"x.weight": (5, 8, 3), "x.bias": (5,)}, "x.weight", View((0,), (1, 2))),
+        ({"x.0.weight": (5, 8, 6), "x.0.bias": (5,)}, "x.0.weight", View((0,), (1, 2))),
+        ({"conv.weight": (5, 8, 6), "conv.bias": (5,)}, "conv.weight", View((0,), (1, 2))),
+        ({"bilinear.0.weight": (5, 8, 3), "bilinear.0.bias": (5,)}, "bilinear.0.weight",
+         Reason.AMBIGUOUS),
         ({"lora_a": (2, 2, 2), "lora_b": (2, 2, 2)}, "lora_a", Reason.AMBIGUOUS),
         ({"deconv.weight": (8, 4, 3, 3), "deconv.bias": (4,)}, "deconv.weight",
          View((1,), (0, 2, 3))),
         ({"deconv.weight": (8, 8, 3, 3), "deconv.bias": (8,)}, "deconv.weight", Reason.AMBIGUOUS),
         ({"deconv.weight": (8, 4, 3, 3)}, "deconv.weight", Reason.AMBIGUOUS),
+        # Without a bias and a name, the sizes of a chain: what the first has second comes first.
+        ({"g.0.weight": (9, 8, 4, 4), "g.3.weight": (8, 3, 4, 4)}, "g.0.weight",
+         Reason.AMBIGUOUS),
+        ({"g.0.weight": (9, 8, 4, 4), "g.3.weight": (8, 3, 4, 4)}, "g.3.weight",
+         Reason.AMBIGUOUS),
+        ({"g.0.weight": (8, 9, 4, 4), "g.3.weight": (3, 8, 4, 4)}, "g.3.weight",
+         View((0,), (1, 2, 3))),
+        ({"g.0.weight": (9, 8, 4, 4), "g.3.weight": (8, 9, 4, 4)}, "g.3.weight",
+         View((0,), (1, 2, 3))),
+        ({"conv0.weight": (7, 8, 4, 4), "conv1.weight": (8, 3, 4, 4)}, "conv1.weight",
+         View((0,), (1, 2, 3))),
+        ({"deconv.weight": (8, 4, 3), "deconv.bias": (4,)}, "deconv.weight", View((1,), (0, 2))),
+        ({"deconv.weight": (8, 8, 3), "deconv.bias": (8,)}, "deconv.weight", Reason.AMBIGUOUS),
+        ({"conv1d_transpose/kernel": (3, 8, 8)}, "conv1d_transpose/kernel", Reason.AMBIGUOUS),
+        ({"conv1d_transpose/kernel": (3, 4, 8), "conv1d_transpose/bias": (4,)},
+         "conv1d_transpose/kernel", View((1,), (0, 2))),
         ({"conv2d_transpose/kernel": (3, 3, 8, 8)}, "conv2d_transpose/kernel", Reason.AMBIGUOUS),
         ({"ConvTranspose_0/kernel": (3, 3, 4, 8)}, "ConvTranspose_0/kernel",
          View((3,), (0, 1, 2))),
@@ -146,6 +195,28 @@ def test_leaves_tell_of_each_other(shapes, path, expected):
     assert (found.why if isinstance(found, LeftOut) else found.view) == expected
 
 
+@pytest.mark.parametrize("name", ["mask", "weight_mask", "zeros", "x.zero_point", "wscales"])
+def test_a_layout_makes_no_matrix_of_a_mask_or_of_zero_points(name):
+    assert matrices_by_name({name: jnp.ones((9, 4))}, layout="torch").layers == ()
+
+
+@pytest.mark.parametrize(
+    "name", ["vocab", "pos", "positions", "lookup", "token_table", "wte", "pe"]
+)
+def test_a_layout_makes_no_matrix_of_a_table(name):
+    found = matrices_by_name({name: jnp.ones((9, 4))}, layout="torch")
+    assert [leaf.why for leaf in found.left_out] == [Reason.TABLE]
+
+
+def test_a_layout_makes_no_matrix_of_the_biases_of_heads():
+    shapes = {"W_Q": (4, 8, 2), "b_Q": (4, 2), "x/w": (8, 9), "x/b": (9, 8), "W_pos": (9, 8)}
+    leaves = {path: jnp.ones(shape) for path, shape in shapes.items()}
+    structure = matrices_by_name(leaves, layout="torch")
+    assert structure.names == ("x/b", "x/w")
+    whys = {leaf.path: leaf.why for leaf in structure.left_out}
+    assert (whys["b_Q"], whys["W_pos"]) == (Reason.BIAS, Reason.TABLE)
+
+
 def test_both_entrances_have_one_rule():
     params = {"loss_weight": jnp.ones((4, 3)), "kernel": jnp.ones((4, 3))}
     assert describe(params).layers == matrices_by_name(params).layers
@@ -162,6 +233,90 @@ def test_codes_with_scales_beside_them_are_no_weights():
     assert (why.why, why.text[:31]) == (Reason.PART, "codes with scales beside them: ")
     chosen = describe(tree, axes={"a/weight": ((0,), (1,))})
     assert [layer.path for layer in chosen.layers] == ["a/weight", "b/weight"]
+
+
+PACKED = {
+    "bitsandbytes, 4 bits": {"l.weight": np.uint8, "l.weight.absmax": np.float32,
+                             "l.weight.quant_map": np.float32},
+    "bitsandbytes, 8 bits": {"l.weight": np.int8, "l.SCB": np.float32},
+    "GPTQ": {"l.qweight": np.int32, "l.qzeros": np.int32, "l.scales": np.float16,
+             "l.g_idx": np.int32},
+    "AWQ": {"l.qweight": np.int32, "l.qzeros": np.int32, "l.scales": np.float16},
+    "HQQ": {"l.W_q": np.uint8, "l.zero": np.float32, "l.scale": np.float32},
+    "NVFP4": {"l.weight": np.uint8, "l.weight_scale": jnp.float8_e4m3fn,
+              "l.weight_scale_2": np.float32},
+    "compressed-tensors": {"l.weight_packed": np.int32, "l.weight_scale": np.float32,
+                           "l.weight_shape": np.int64},
+    "MXFP4": {"gate_up_proj_blocks": np.uint8, "gate_up_proj_scales": np.uint8},
+    "MLX": {"l.weight": np.uint32, "l.scales": np.float16, "l.biases": np.float16},
+    "Qwix": {"l.kernel.qvalue": np.int8, "l.kernel.scale": np.float32},
+    "AQLM": {"l.codes": np.int8, "l.codebooks": np.float16, "l.scales": np.float16},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("separator", [".", "/"])
+@pytest.mark.parametrize("layout", [None, "torch"])
+@pytest.mark.parametrize("scheme", PACKED)
+def test_packed_weights_are_named_and_none_of_their_parts_is_a_matrix(scheme, layout, separator):
+    leaves = {
+        path.replace(".", separator): jax.ShapeDtypeStruct((64, 4), dtype)
+        for path, dtype in PACKED[scheme].items()
+    }
+    found = layers_by_name(leaves, layout=layout)
+    whys = [one.text for one in found.values() if isinstance(one, LeftOut)]
+    assert len(whys) == len(leaves)
+    assert sum(f"packed by {scheme} (with " in why for why in whys) == 1
+
+
+def test_whole_numbers_of_no_known_scheme_are_named_with_their_scale():
+    leaves = {"l.weight": jnp.ones((4, 6), jnp.int8), "l.weight_scale": jnp.ones((4, 1))}
+    found = layers_by_name(leaves, layout="torch")["l.weight"]
+    assert isinstance(found, LeftOut)
+    assert found.text == "holds int8, codes that weight_scale multiplies"
+
+
+def test_numbers_of_hqq_that_are_viewed_as_float_are_no_weights():
+    leaves = {"W_q": (4, 6), "zero": (4, 6), "scale": (4, 6), "bias": (4,), "x/W_q": (4, 6),
+              "x_blocks": (4, 6), "x_scales": (4, 6)}  # fmt: skip
+    leaves = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in leaves.items()}
+    found = layers_by_name(leaves, layout="torch")
+    assert [path for path, one in found.items() if not isinstance(one, LeftOut)] == [
+        "x/W_q", "x_blocks",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("scale", "shape", "told"),
+    [
+        ("l/weight_scale", (), False),
+        ("l/weight_scale", (8, 1), False),
+        ("l/weight_scale_inv", (1, 1), False),
+        ("l/scale_weight", (6,), False),
+        ("l/weight_scale", (8, 6), False),
+        ("l/weight_scale", (5,), True),  # of something else
+        ("l/weight_scale", (2, 2), True),
+        ("l/scale", (8,), True),
+        ("l/logit_scale", (), True),
+        ("l/input_scale", (), True),
+        ("weight_scale", (), True),
+    ],
+)
+def test_a_scale_beside_a_floating_weight_is_not_told_to_multiply_it(scale, shape, told):
+    leaves = {"l/weight": jnp.ones((8, 6)), scale: jnp.ones(shape), "m/weight": jnp.ones((5, 8))}
+    structure = describe(leaves)
+    assert structure.names == (("l/weight", "m/weight") if told else ("m/weight",))
+    if not told:
+        (why,) = [leaf.text for leaf in structure.left_out if leaf.path == "l/weight"]
+        assert why.startswith(
+            f"whether {scale[2:]} beside it multiplies it is not told: pass apply"
+        )
+
+
+def test_a_scale_beside_floating_experts_is_not_told_to_multiply_them():
+    leaves = {"experts/kernel": jnp.ones((3, 8, 6)), "experts/kernel_scale": jnp.ones((3, 8))}
+    found = layers_by_name(leaves)["experts/kernel"]
+    assert isinstance(found, LeftOut)
+    assert found.why is Reason.AMBIGUOUS
 
 
 def test_positions_are_unknown_of_convolutions_alone():

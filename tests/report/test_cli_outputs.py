@@ -41,6 +41,7 @@ def folder(tmp_path, monkeypatch):
         (["--csv", "x" * 300], "cannot be written: File name too long"),
         (["--write", "no/r.json"], "--write: there is no folder no"),
         (["--write", "w.npz/new"], "--write: w.npz is a file, must be a folder"),
+        (["--write", "new"], "w.npz holds no pair of LoRA factors"),
     ],
 )
 def test_outputs_are_checked_before_the_work_starts(folder, monkeypatch, outputs, message):
@@ -110,6 +111,13 @@ def test_a_file_is_written_whole_or_not_at_all(folder):
     write_whole(folder / "link.txt", "new")
     assert (path.read_text(), path.stat().st_mode & 0o777) == ("new", 0o640)
     assert (folder / "link.txt").is_symlink()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_a_full_disk_is_named(folder):
+    result = run("analyze", "w.npz", "--csv", "/dev/full")
+    assert result.exit_code == 1
+    assert result.stderr == "rankjax: /dev/full: No space left on device\n"
 
 
 def test_pipes_are_written_to_directly(folder):

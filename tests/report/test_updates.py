@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from rankjax import report
 from rankjax.report import CheckpointError, analyze, load, write_smaller_adapter
 from tests.report.test_cli_analyze import run
 
@@ -66,6 +67,74 @@ def test_peft(tmp_path, config, scale):
     assert found.left_out == ()
 
 
+DIFFUSERS = {"lora_adapter_metadata": json.dumps({
+    "unet.lora_alpha": 8, "unet.alpha_pattern": {"k": 2}, "text.lora_alpha": 2,
+    "text.use_rslora": True,
+})}  # fmt: skip
+KOHYA = {"ss_network_alpha": "8.0", "ss_network_dim": "4"}
+CONVOLUTIONS = {"ss_network_args": json.dumps({"conv_dim": "2", "conv_alpha": "1"})}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "place", "scale"),
+    [
+        (KOHYA, "lora_unet_q", 2.0),
+        ({"ss_network_alpha": "8", "ss_network_args": "null"}, "lora_unet_q", 2.0),
+        (KOHYA | {"ss_network_dim": "16"}, "lora_unet_q", None),  # resized: of another rank
+        (KOHYA | CONVOLUTIONS, "lora_unet_q", 2.0),
+        ({"ss_network_alpha": "None"}, "lora_unet_q", None),
+        ({"lora_alpha": "8"}, "lora_unet_q", 2.0),
+        (DIFFUSERS, "unet.q", 2.0),
+        (DIFFUSERS, "unet.k", 0.5),
+        (DIFFUSERS, "text.q", 1.0),
+        (DIFFUSERS, "other.q", None),
+        ({"format": "pt"}, "lora_unet_q", None),
+    ],
+)
+def test_metadata_tell_the_scale(tmp_path, metadata, place, scale):
+    a, b = draw(4, 9), draw(12, 4)
+    leaves = {f"{place}.lora_down.weight": a, f"{place}.lora_up.weight": b}
+    file = tmp_path / "k.safetensors"
+    safetensors.numpy.save_file(leaves, file, metadata=metadata)
+    (row,) = analyze(file).rows
+    assert row.scale == scale
+    same(row, product(b, a, scale or 1))
+    write_smaller_adapter(file, tmp_path / "small", energy=1.0)
+    (after,) = analyze(tmp_path / "small").rows
+    assert after.scale == scale
+    np.testing.assert_allclose(after.singular_values, row.singular_values, rtol=1e-5)
+    assert not (tmp_path / "small" / "adapter_config.json").exists()
+
+
+@pytest.mark.parametrize(("rank", "scale"), [(2, 0.5), (4, None)])
+def test_metadata_tell_the_scale_of_convolutions(tmp_path, rank, scale):
+    leaves = {"c.lora_down.weight": draw(rank, 3, 5, 5), "c.lora_up.weight": draw(6, rank, 1, 1)}
+    file = tmp_path / "k.safetensors"
+    safetensors.numpy.save_file(leaves, file, metadata=KOHYA | CONVOLUTIONS)
+    assert [row.scale for row in analyze(file).rows] == [scale]
+
+
+@pytest.mark.parametrize("key", ["lora_adapter_metadata", "ss_network_args"])
+@pytest.mark.parametrize("text", ["{", "[1]", "[" * 100_000])
+def test_metadata_that_are_no_json_object(tmp_path, key, text):
+    safetensors.numpy.save_file(peft(), tmp_path / "k.safetensors", metadata={key: text})
+    with pytest.raises(CheckpointError, match="say of the adapter is no JSON object"):
+        analyze(tmp_path / "k.safetensors")
+
+
+def test_the_config_of_peft_and_an_alpha_beside_the_factors_come_first(tmp_path):
+    leaves = peft()
+    safetensors.numpy.save_file(
+        leaves, tmp_path / "adapter_model.safetensors", metadata={"lora_alpha": "99"}
+    )
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 16}')
+    assert analyze(tmp_path).rows[0].scale == 4
+    leaves = {"c.lora_down.weight": draw(4, 9), "c.lora_up.weight": draw(6, 4),
+              "c.alpha": np.full((), 2, np.float32)}  # fmt: skip
+    safetensors.numpy.save_file(leaves, tmp_path / "k.safetensors", metadata=KOHYA)
+    assert analyze(load(tmp_path / "k.safetensors")).rows[0].scale == 0.5
+
+
 def test_ranks_dead_layers_and_savings(tmp_path):
     leaves = peft("q", used=2) | peft("k", used=0) | peft("v")
     found = analyze(folder(tmp_path, leaves, lora_alpha=4))
@@ -123,6 +192,7 @@ def test_names_of_jax(left, right, out):
         ("x.lora_B.default.weight", "x.lora_A.default.weight"),
         ("lora_unet_b.lora_up.weight", "lora_unet_b.lora_down.weight"),
         ("x_lora.up.weight", "x_lora.down.weight"),
+        ("x.loraB.weight", "x.loraA.weight"),
     ],
 )
 @pytest.mark.parametrize("out", [12, 9])
@@ -144,7 +214,9 @@ def test_factors_that_do_not_fit_are_left_out(a, b):
 
 @pytest.mark.parametrize("names", [("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
                                    ("lokr_w1", "lokr_w2_a", "lokr_w2_b"), ("oft_blocks",),
-                                   ("vera_A", "vera_B")])  # fmt: skip
+                                   ("vera_A", "vera_B"), ("lora_A0", "lora_B0", "lora_B1"),
+                                   ("poly_lora_A", "poly_lora_B"), ("ia3_l",),
+                                   ("hra_u",)])  # fmt: skip
 @pytest.mark.parametrize("layout", [None, "torch"])
 def test_updates_that_are_no_products(names, layout):
     leaves = {f"m.q.{name}": draw(6, 6) for name in names}
@@ -165,6 +237,20 @@ def test_parameters_of_several_matrices(tmp_path):
     assert len(analyze(folder(tmp_path, leaves, r=16, **config)).rows) == 1
     with pytest.raises(ValueError, match=r"target_parameters is .experts\.w., must be a list"):
         analyze(folder(tmp_path, leaves, target_parameters="experts.w"))
+
+
+def test_adapters_of_mlx_keep_the_scale_itself(tmp_path):
+    a, b = draw(9, 2), draw(2, 12)
+    leaves = {"model.layers.0.q_proj.lora_a": a, "model.layers.0.q_proj.lora_b": b}
+    safetensors.numpy.save_file(leaves, tmp_path / "adapters.safetensors")
+    config = tmp_path / "adapter_config.json"
+    config.write_text('{"lora_parameters": {"rank": 2, "scale": 20.0}}')
+    (row,) = analyze(tmp_path).rows
+    same(row, product(a, b, 20).T)
+    assert row.scale == 20
+    config.write_text('{"lora_parameters": {"scale": "x"}}')
+    with pytest.raises(ValueError, match="scale is 'x', must be a number"):
+        analyze(tmp_path)
 
 
 def test_heads_and_stacks():
@@ -218,6 +304,9 @@ def test_the_difference_of_two_adapters():
 def test_a_broken_config(tmp_path):
     place = folder(tmp_path, peft(), lora_alpha="16")
     with pytest.raises(ValueError, match="lora_alpha is '16', must be a number"):
+        analyze(place)
+    place = folder(tmp_path, peft(), lora_alpha=10**400)
+    with pytest.raises(ValueError, match=r"lora_alpha is 1000*, must be a number"):
         analyze(place)
 
 
@@ -304,13 +393,17 @@ def test_what_is_not_written(tmp_path):
     np.savez(tmp_path / "v.npz", kernel=draw(3, 4))
     with pytest.raises(ValueError, match="holds no pair of LoRA factors"):
         write_smaller_adapter(tmp_path / "v.npz", tmp_path / "small")
+    broken = {"q.lora_A.weight": draw(2, 9), "q.lora_B.weight": np.full((9, 2), np.inf)}
+    np.savez(tmp_path / "n.npz", **broken)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"lora_B\.weight holds entries that are not finite"):
+        write_smaller_adapter(tmp_path / "n.npz", tmp_path / "small")
     for energy in (0.0, 1.5, float("nan")):
         with pytest.raises(ValueError, match="energy: got"):
             write_smaller_adapter(tmp_path / "v.npz", tmp_path / "small", energy=energy)
     assert not (tmp_path / "small").exists()
 
 
-def test_on_the_command_line(tmp_path):
+def test_on_the_command_line(tmp_path, monkeypatch):
     big = tmp_path / "big"
     big.mkdir()
     folder(big, peft("q", used=1), lora_alpha=16)
@@ -320,3 +413,6 @@ def test_on_the_command_line(tmp_path):
     assert "of rank" in result.output
     assert "21 of 84 parameters" in " ".join(result.stderr.split())
     assert load(tmp_path / "small").adapter["rank_pattern"] == {"layers.0.q": 1}
+    monkeypatch.setattr(report, "analyze", lambda *a, **k: pytest.fail("the work has started"))
+    again = run("analyze", big, "--write", tmp_path / "small")
+    assert "holds an adapter already" in again.stderr

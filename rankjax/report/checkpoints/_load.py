@@ -17,7 +17,7 @@ from rankjax.report.checkpoints._json import json_object
 from rankjax.report.checkpoints._keras import read_keras
 from rankjax.report.checkpoints._npz import read_npz
 from rankjax.report.checkpoints._orbax import read_orbax
-from rankjax.report.checkpoints._safetensors import read_safetensors
+from rankjax.report.checkpoints._safetensors import read_metadata, read_safetensors
 from rankjax.report.checkpoints._sharded import read_sharded
 from rankjax.report.checkpoints._torch import is_pickle, read_torch
 
@@ -38,6 +38,7 @@ class Checkpoint:
             ...), or one dictionary from full names to arrays (safetensors, npz, Keras).
         unread: what it holds and was not read, with the reason.
         adapter: what ``adapter_config.json`` beside it says (PEFT), or nothing.
+        metadata: what the header of a safetensors file says beside the arrays.
     """
 
     source: str
@@ -45,6 +46,7 @@ class Checkpoint:
     tree: Any
     unread: tuple[LeftOut, ...] = ()
     adapter: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -75,11 +77,12 @@ def load(path: str | Path) -> Checkpoint:
         kind, (tree, unread) = _read(path)
         config = path.parent / "adapter_config.json"
         adapter = json_object(config.read_bytes(), config) if config.is_file() else {}
+        metadata = read_metadata(path) if kind == "safetensors" else {}
     except OSError as error:
         raise CheckpointError(f"{shown(str(path))}: {error.strerror or error}") from None
     except MemoryError:
         raise CheckpointError(f"{shown(str(path))} does not fit into memory") from None
-    return Checkpoint(str(path), kind, tree, tuple(unread), adapter)
+    return Checkpoint(str(path), kind, tree, tuple(unread), adapter, metadata)
 
 
 def _read(path: Path) -> tuple[str, tuple[Any, list[LeftOut]]]:

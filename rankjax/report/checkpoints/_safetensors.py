@@ -30,18 +30,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], list[LeftOut]]:
         CheckpointError: a file that the package refuses, arrays of one name, or without the package
             ``safetensors``.
     """
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise CheckpointError(f"{path}: {error}; pip install 'rankjax[report]'") from None
-    try:
-        # Checks every shape, offset and length against the bytes that are there.
-        with safe_open(path, "numpy"):
-            pass
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is truncated, damaged or no safetensors file: {shown(str(error))}"
-        ) from None
+    read_metadata(path)
     file = np.memmap(path, np.uint8, mode="r")
     start = 8 + int.from_bytes(file[:8].tobytes(), "little")
     arrays: dict[str, np.ndarray] = {}
@@ -60,3 +49,23 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], list[LeftOut]]:
         else:
             arrays[name] = np.empty(shape, DTYPES[_NAMES[stored]])
     return arrays, unread
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What the header says beside the arrays.
+
+    Raises:
+        CheckpointError: as ``read_safetensors``.
+    """
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise CheckpointError(f"{path}: {error}; pip install 'rankjax[report]'") from None
+    try:
+        # Checks every shape, offset and length against the bytes that are there.
+        with safe_open(path, "numpy") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is truncated, damaged or no safetensors file: {shown(str(error))}"
+        ) from None

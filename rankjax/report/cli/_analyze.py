@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rankjax import report
+from rankjax.report._adapter import check_adapter
 from rankjax.report._rank_plan import DEFAULT_ENERGY, check_shares
 from rankjax.report._sorting import SortKey
 from rankjax.report._terminal import rich_report
@@ -72,12 +73,15 @@ def analyze(
             if budget is not None:
                 raise ValueError("--budget: a smaller adapter is written at an energy, no budget")
             check_new_folder("--write", folder)
+        checkpoint = report.load(path)
+        if folder is not None:
+            check_adapter(checkpoint, folder)
         with progress_bar() as progress:
             measured = partial(
                 report.analyze, p=p, layout=layout, embeddings=embeddings, only=only, skip=skip,
                 max_size=max_size, progress=progress,
             )  # fmt: skip
-            found = measured(path, reference=reference).sorted(sort)
+            found = measured(checkpoint, reference=reference).sorted(sort)
             base = measured(reference).sorted(sort) if html and reference and found.rows else None
         plan = None
         if pattern is not None or energy is not None or budget is not None:
@@ -91,7 +95,9 @@ def analyze(
             outputs.write("--write", plan.to_json)
         if folder is not None:
             share = DEFAULT_ENERGY if energy is None else energy
-            before, after = report.write_smaller_adapter(path, folder, energy=share).parameters
+            before, after = report.write_smaller_adapter(
+                checkpoint, folder, energy=share
+            ).parameters
             say_written(folder, f", {after:,} of {before:,} parameters")
     if not found.rows:
         raise typer.Exit(1)
