@@ -23,7 +23,7 @@ class FactorizedModule(nnx.Module):
         self._graph = graph
         weights, views = [], []
         for keys, variable in nnx.to_flat_state(factorized):
-            factors = variable.get_value()
+            factors = _value(variable)
             if not isinstance(factors, Factors):
                 weights.append((keys, variable.copy()))
                 continue
@@ -41,7 +41,7 @@ class FactorizedModule(nnx.Module):
         flat = {keys: _at(self.weights, keys).copy() for keys in self._weights}
         for keys, view, groups in self._views:
             left, right = (flat.pop((*keys, side)) for side in SIDES)
-            factors = Factors(left.get_value(), right.get_value(), view, groups)
+            factors = Factors(_value(left), _value(right), view, groups)
             flat[keys] = left.replace(factors)
         return nnx.from_flat_state(flat)
 
@@ -51,7 +51,7 @@ class FactorizedModule(nnx.Module):
         result, changed = _runner(self._graph)(self.factorized, others, args, kwargs)
         for keys, value in zip(self._others, changed, strict=True):
             if value is not None:
-                _at(self.others, keys).set_value(value)
+                _set(_at(self.others, keys), value)
         return result
 
 
@@ -71,20 +71,34 @@ def _runner(graph: Any) -> Callable[..., Any]:
     return lowrank(run)
 
 
+def _value(variable: Any) -> Any:
+    # Flax 0.12.0 has the property alone, of which later releases warn.
+    return variable.get_value() if hasattr(type(variable), "get_value") else variable.value
+
+
+def _set(variable: Any, value: Any) -> None:
+    if hasattr(type(variable), "set_value"):
+        variable.set_value(value)
+    else:
+        variable.value = value
+
+
 def _values(state: Any) -> dict[Keys, Any]:
-    return {keys: variable.get_value() for keys, variable in nnx.to_flat_state(state)}
+    return {keys: _value(variable) for keys, variable in nnx.to_flat_state(state)}
 
 
 def _nested(variables: list[tuple[Keys, Any]]) -> nnx.Dict:
-    tree = nnx.Dict()
+    tree: dict[str, Any] = {}
     for keys, variable in variables:
         node = tree
-        for key in map(str, keys[:-1]):
-            if key not in node:
-                node[key] = nnx.Dict()
-            node = node[key]
+        for key in keys[:-1]:
+            node = node.setdefault(str(key), {})
         node[str(keys[-1])] = variable
-    return tree
+    return _as_modules(tree)
+
+
+def _as_modules(tree: dict[str, Any]) -> nnx.Dict:
+    return nnx.Dict({k: _as_modules(v) if isinstance(v, dict) else v for k, v in tree.items()})
 
 
 def _at(tree: nnx.Dict, keys: Keys) -> Any:

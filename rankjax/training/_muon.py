@@ -23,6 +23,9 @@ def muon_dimension_numbers(structure: StructureOrFunction, /) -> Callable[[Any],
     Returns:
         A function of the parameters, for ``muon_weight_dimension_numbers``.
 
+    Raises:
+        ImportError: an Optax without dimension numbers for Muon, such as 0.2.5.
+
     Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
 
     Shared arguments: see ``rankjax.training``.
@@ -37,6 +40,8 @@ def muon_dimension_numbers(structure: StructureOrFunction, /) -> Callable[[Any],
         >>> optimizer = optax.contrib.muon(1e-3, muon_weight_dimension_numbers=numbers)
     """
     check_source(structure)
+    if not hasattr(contrib, "MuonDimensionNumbers"):
+        raise ImportError("muon_dimension_numbers needs a later optax, with MuonDimensionNumbers")
 
     def numbers(params: Any) -> Any:
         views = {

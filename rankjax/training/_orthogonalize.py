@@ -90,7 +90,7 @@ def orthogonalize(
         ]
         return seen.replace_leaves(updates, scaled), state
 
-    return optax.GradientTransformation(optax.init_empty_state, update)
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def _scale(layer: Layer, consistent_rms: float | None) -> float:

@@ -1,6 +1,7 @@
 """Every kind of checkpoint is read back as the library that wrote it meant it."""
 
 import json
+import shutil
 import warnings
 
 import flax.serialization
@@ -57,6 +58,13 @@ def orbax_folder(tmp_path_factory):
 @pytest.mark.parametrize("name", ["ocdbt", "plain", "run/9", "prefixed"])
 def test_orbax(orbax_folder, name):
     check(load(orbax_folder / name), weights())
+
+
+def test_orbax_folders_whose_metadata_name_the_wrong_format(orbax_folder, tmp_path):
+    shutil.copytree(orbax_folder / "plain", tmp_path / "plain")
+    metadata = json.loads((tmp_path / "plain" / "_METADATA").read_text())
+    (tmp_path / "plain" / "_METADATA").write_text(json.dumps({**metadata, "use_ocdbt": True}))
+    check(load(tmp_path / "plain"), weights())
 
 
 def test_the_newest_step_is_read_and_zeros_are_zeros(orbax_folder):

@@ -62,10 +62,10 @@ def test_the_tables_of_compare_are_apart_and_not_cut():
 def test_no_color_is_respected(tmp_path):
     np.savez(tmp_path / "w.npz", **{"a/kernel": np.array([[np.nan, 1.0]])})  # pyright: ignore[reportArgumentType]
     colors = {}
-    for value in ("", "1"):
+    for value in (None, "1"):
         env = {"FORCE_COLOR": "1", "TERM": "xterm-256color", "NO_COLOR": value}
         result = CliRunner().invoke(app, ["analyze", str(tmp_path / "w.npz")], env=env)
         assert "NOT FINITE" in result.stdout
         colors[value] = set(re.findall(r"\x1b\[[\d;]*3\d[\d;]*m", result.stdout))
-    assert colors[""]
+    assert colors[None]
     assert not colors["1"]

@@ -121,7 +121,7 @@ def _keys(entry: Any, root: Path) -> tuple[tuple[str, ...], Any]:
 
 def _spec(root: Path, keys: tuple[str, ...], metadata: Mapping[str, Any]) -> dict[str, Any]:
     name = ".".join(keys)
-    if metadata.get("use_ocdbt", True):
+    if (root / "manifest.ocdbt").exists():  # the metadata of older releases say so of all folders
         base = {"driver": "file", "path": f"{root.resolve()}/"}
         store = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
     else:

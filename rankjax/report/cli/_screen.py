@@ -29,8 +29,10 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
     columns = (BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(),
                TextColumn("{task.fields[path]}", markup=False))  # fmt: skip
     screen = Console(stderr=True)
-    hidden = not screen.is_terminal  # a file would get an empty line
-    with Progress(*columns, console=screen, transient=True, disable=hidden) as bar:
+    if not screen.is_terminal:
+        yield lambda done, total, path: None
+        return
+    with Progress(*columns, console=screen, transient=True) as bar:
         task = bar.add_task("", total=None, path="")
 
         def progress(done: int, total: int, path: str) -> None:

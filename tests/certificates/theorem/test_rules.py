@@ -338,6 +338,7 @@ CASES: dict[str, list[Case]] = {
     ],
 }
 OLD_NAMES = {"copy_p"}  # of "copy", in older releases of JAX
+NEW = {name for name in ("stack", "tile") if not hasattr(lax, f"{name}_p")}  # to older releases
 
 
 def test_every_rule_has_a_case():
@@ -360,7 +361,7 @@ def network_of(case, moving):
     return apply, network, applied(case.truth or case.f)
 
 
-@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize("name", sorted(set(CASES) - NEW))
 def test_a_rule_is_sound_and_tight(name):
     rng = np.random.default_rng(0)
     for number, case in enumerate(CASES[name]):
