@@ -28,7 +28,9 @@ def trace_of_one(apply: Apply, params: Any, x: Any) -> Any:
         except Exception as error:  # whatever the function says of shapes that do not fit
             if isinstance(error, ValueError) and str(error).startswith("apply:"):
                 raise
-            raise ValueError(f"apply: must take params and x; it says: {error}") from error
+            # The text of a KeyError is a name alone.
+            said = error if isinstance(error, (TypeError, ValueError)) else repr(error)
+            raise ValueError(f"apply: must take params and x; it says: {said}") from error
     check_draws(traced, len(jax.tree.leaves(one)))
     (logits,) = traced.out_avals
     if not jnp.issubdtype(logits.dtype, jnp.floating):
