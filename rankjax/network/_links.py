@@ -78,6 +78,20 @@ def of_two(name: str) -> Link:
     return Link(bent=name not in {"add", "sub", "add_any", "concatenate"}, problem=problem)
 
 
+def cuts_off(eqn: JaxprEqn) -> bool:
+    """Whether an equation is a cast that leaves other numbers, not just fewer digits.
+
+    Those are casts to integers, truth values and floating point numbers of 8 bits or fewer, unless
+    they hold every number of the type before.
+    """
+    if eqn.primitive.name != "convert_element_type":
+        return False
+    ends: Any = eqn.invars[0].aval, eqn.outvars[0].aval
+    before, after = (a.dtype for a in ends)
+    fine = jnp.issubdtype(after, jnp.floating) and after.itemsize >= 2
+    return not fine and not np.can_cast(before, after)
+
+
 def of_one(eqn: JaxprEqn, side: int, others: Sequence[np.ndarray | None]) -> Link:
     """An equation of activations (operand ``side``) and of numbers, ``None`` if not known."""
     name, (before, after) = eqn.primitive.name, _sizes(eqn, side)
@@ -91,7 +105,7 @@ def of_one(eqn: JaxprEqn, side: int, others: Sequence[np.ndarray | None]) -> Lin
         if name == "convert_element_type":
             ends: Any = eqn.invars[0].aval, eqn.outvars[0].aval
             floats = [jnp.issubdtype(a.dtype, jnp.floating) for a in ends]
-            return Link() if all(floats) else UNKNOWN
+            return Link() if all(floats) and not cuts_off(eqn) else UNKNOWN
         return Link()
     if name in {"neg", "abs"}:
         return Link()

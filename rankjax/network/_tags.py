@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from rankjax.network._expressions import Expression, Loop, all_steps
-from rankjax.network._links import SAME, shape_of
+from rankjax.network._links import SAME, cuts_off, shape_of
 
 if TYPE_CHECKING:
     from rankjax._jax_internals import JaxprEqn
@@ -145,7 +146,11 @@ def move(tag: Weight, eqn: JaxprEqn, tags: Sequence[Tag]) -> Weight | None:
     name = eqn.primitive.name
     before, shape = shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
     if name in SAME:
-        return tag
+        # What was cut off is a matrix again where it is made floating point numbers.
+        aval: Any = eqn.invars[0].aval
+        was_cut = not jnp.issubdtype(aval.dtype, jnp.floating) or aval.dtype.itemsize < 2
+        changed = cuts_off(eqn) or (was_cut and tag.source.name != "leaf")
+        return None if changed else tag
     if name == "transpose":
         return replace(tag, axes=tuple(tag.axes[i] for i in eqn.params["permutation"]))
     if name in {"reshape", "squeeze", "expand_dims"}:

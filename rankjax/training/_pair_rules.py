@@ -406,8 +406,8 @@ def _broadcast(eqn: JaxprEqn, values: list[Any], shapes: list[Shape]):
 @rule("convert_element_type")
 def _cast(eqn: JaxprEqn, values: list[Any], shapes: list[Shape]):
     dtype = eqn.params["new_dtype"]
-    if not jnp.issubdtype(dtype, jnp.floating):
-        return None
+    if not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize < 2:
+        return None  # the factors of the matrix that comes out are others
     return [jax.tree.map(lambda a: a.astype(dtype), values[0])]
 
 

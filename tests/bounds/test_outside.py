@@ -46,6 +46,10 @@ OUTSIDE = {
     "gate": (lambda p, x: jnp.tanh(x @ p["a"]) * (x @ p["a"]) @ p["b"], "multiplies or div"),
     "square": (chain(jnp.square), "Lipschitz constant is not known"),
     "sign": (chain(jnp.sign), "Lipschitz constant is not known"),
+    "float8": (
+        chain(lambda h: h.astype(jnp.float8_e4m3fn).astype(h.dtype)),
+        "Lipschitz constant is not known",
+    ),
     "not 0 at 0": (chain(jax.nn.softplus), "not 0 at 0"),
     "a shift": (chain(lambda h: jax.nn.relu(h) + 1), "numbers that are not weights"),
     "a scale": (lambda p, x: jax.nn.relu(x @ p["a"]) * p["g"][None] @ p["b"], "uses 'g' otherwise"),

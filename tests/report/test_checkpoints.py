@@ -78,6 +78,15 @@ def test_a_folder_of_several_trees_asks_which(orbax_folder):
         load(orbax_folder)
 
 
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408])
+def test_a_length_of_a_header_that_looks_like_the_protocol_of_a_pickle(tmp_path, length):
+    entry = {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
+    header = json.dumps(entry).encode().ljust(length)
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + header + np.ones(2, np.float32).tobytes())
+    np.testing.assert_array_equal(load(path).tree["a"], 1)
+
+
 def test_narrow_and_wide_dtypes(tmp_path):
     arrays = {
         "a": np.arange(6, dtype=np.float64).reshape(2, 3),

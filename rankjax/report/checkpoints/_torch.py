@@ -36,9 +36,9 @@ def is_pickle(path: Path, head: bytes) -> bool:
     """Whether a file is a pickle, or an archive of torch with one inside."""
     if head.startswith(b"PK"):
         return _is_archive(path)
-    return path.suffix.lower() in _NAMES or (
-        head[0] == 0x80 and head[1:2] in {b"\2", b"\3", b"\4", b"\5"}
-    )
+    # Lengths of a safetensors header may begin with the same two bytes.
+    protocol = head[0] == 0x80 and head[1:2] in {b"\2", b"\3", b"\4", b"\5"}
+    return path.suffix.lower() in _NAMES or (protocol and head[2:9] != bytes(6) + b"{")
 
 
 def read_torch(path: Path) -> tuple[dict[str, Any], list[LeftOut]]:
