@@ -50,6 +50,13 @@ _SECOND = ("down_proj", "w2", "wo", "linear")
 _WIDEST = 8  # heads times size of a head, per width of the model, at most
 _NORMALIZERS = re.compile(r"(^|/)(weight|spectral)norm", re.IGNORECASE)
 _MOMENTS = {"mu", "nu", "trace", "exp_avg", "exp_avg_sq", "momentum_buffer"}
+# Trees with the paths of the weights that hold no weights, whatever is beside them; and those of
+# Adam in short, beside the parameters alone.
+_NO_WEIGHTS = re.compile(
+    r"masks?|grads?|gradients?|grad_accum\w*|acc_grads?|momentum(_buffers?)?|velocity|exp_avg(_sq)?"
+)
+_MASKS = re.compile(r"masks?")
+_SHORT, _PARAMETERS = {"m", "v"}, {"params", "param", "parameters", "weights", "model"}
 _SETTLE = "pass apply= and example=, or axes="
 
 
@@ -103,8 +110,9 @@ def layers_by_name(
             found[path] = tree.layer(leaf)
             other = None if is_code(dtype) else scale_beside(path, leaves)
             other = other or mask_beside(path, leaves)
+            other = f"{other} beside it" if other else tree.mask_of(leaf)
             if other and isinstance(found[path], Layer):
-                text = f"whether {other} beside it multiplies it is not told: {_SETTLE}"
+                text = f"whether {other} multiplies it is not told: {_SETTLE}"
                 found[path] = LeftOut(path, leaf.shape, Reason.AMBIGUOUS, text)
     tree.check_channels(found)
     return found
@@ -117,6 +125,12 @@ class _Tree:
         self.order: Order | None = order
         self.embeddings = embeddings
         self.by_keys = {leaf.keys: leaf for leaf in leaves}
+        self.masks = {
+            (leaf.keys[i + 1 :], leaf.shape): leaf.path
+            for leaf in leaves
+            for i, key in enumerate(leaf.keys[:-2])
+            if _MASKS.fullmatch(key)
+        }
         self.by_end: dict[str, list[Named]] = {}
         for leaf in leaves:
             self.by_end.setdefault(leaf.keys[-1], []).append(leaf)
@@ -326,17 +340,27 @@ class _Tree:
         equinox = leaf.keys[-2:] == ("layer", "weight") and (*keys[:-2], "g") in self.by_keys
         return torch or nnx or equinox or (len(keys) > 1 and keys[-2:] in self.normalized)
 
+    def mask_of(self, leaf: Named) -> str | None:
+        """The path of its mask in a tree of masks."""
+        ends = ((leaf.keys[i:], leaf.shape) for i in range(len(leaf.keys)))
+        found = next((self.masks[end] for end in ends if end in self.masks), None)
+        return None if found == leaf.path else found
+
     def _is_moment(self, leaf: Named) -> bool:
         """Whether an optimizer keeps it: of the same name and shape as another leaf."""
         for i, key in enumerate(leaf.keys[:-1]):
-            if key in _MOMENTS:
+            never = _NO_WEIGHTS.fullmatch(key) is not None
+            if never or key in _MOMENTS | _SHORT:
                 rest = leaf.keys[i + 1 :]
                 for twin in self.by_end[leaf.keys[-1]]:
                     same = twin.shape == leaf.shape and twin.keys[-len(rest) :] == rest
                     # mu beside nu is a moment, mu beside logvar is a part of a network.
                     *place, last = ("", *twin.keys[: -len(rest)])
                     beside = tuple(place[1:]) == leaf.keys[:i] and place
-                    moment = last in _MOMENTS if beside else len(rest) > 1
+                    if key in _SHORT:
+                        moment = bool(beside) and last in _PARAMETERS
+                    else:
+                        moment = last in _MOMENTS if beside and not never else len(rest) > 1
                     if same and moment and twin is not leaf:
                         return True
         return False
