@@ -357,10 +357,10 @@ class _Tree:
                     # mu beside nu is a moment, mu beside logvar is a part of a network.
                     *place, last = ("", *twin.keys[: -len(rest)])
                     beside = tuple(place[1:]) == leaf.keys[:i] and place
-                    if key in _SHORT:
-                        moment = bool(beside) and last in _PARAMETERS
-                    else:
-                        moment = last in _MOMENTS if beside and not never else len(rest) > 1
+                    partners = _PARAMETERS if key in _SHORT else _MOMENTS
+                    elsewhere = len(rest) > 1 and key not in _SHORT
+                    moment = last in partners if beside else elsewhere
+                    moment = moment or (never and elsewhere)
                     if same and moment and twin is not leaf:
                         return True
         return False

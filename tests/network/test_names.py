@@ -181,6 +181,7 @@ def test_names_and_numbers_of_axes_decide(path, shape, expected):
         ({"net/d/kernel": (4, 3), "s/mu/d/kernel": (5, 3)}, "s/mu/d/kernel", IN_OUT),
         ({"s/mu/d/kernel": (4, 3), "s/nu/d/kernel": (4, 3)}, "s/nu/d/kernel", Reason.STATE),
         ({"e/mu/d/kernel": (4, 3), "e/logvar/d/kernel": (4, 3)}, "e/mu/d/kernel", IN_OUT),
+        ({"exp_avg.weight": (4, 3), "exp_avg_sq.weight": (4, 3)}, "exp_avg.weight", Reason.STATE),
         ({"params/d/kernel": (4, 3), "momentum/d/kernel": (4, 3)}, "momentum/d/kernel",
          Reason.STATE),
         ({"fp32_master.d.weight": (4, 3), "momentum_buffer.d.weight": (4, 3)},
