@@ -39,12 +39,11 @@ def exact_factor(a: Any) -> Any:
     return u @ vt
 
 
-def of_factor(a: Any) -> dict[str, Any]:
-    def optax(a: Any) -> Any:
-        return _muon.orthogonalize_via_newton_schulz(a, jnp.asarray(COEFFICIENTS))
-
-    del a
-    return {"polar": lambda a: polar(a, eps=1e-2), "optax": optax, "svd": exact_factor}
+OF_FACTOR = {
+    "polar": lambda a: polar(a, eps=1e-2),
+    "optax": lambda a: _muon.orthogonalize_via_newton_schulz(a, jnp.asarray(COEFFICIENTS)),
+    "svd": exact_factor,
+}
 
 
 def of_decay(a: Any) -> dict[str, Any]:
@@ -56,7 +55,7 @@ def of_decay(a: Any) -> dict[str, Any]:
 
 
 def error_of(way: str, a: Any, found: Any) -> float:
-    if way in {"polar", "optax", "svd"}:
+    if way in OF_FACTOR:
         values = np.linalg.svd(np.asarray(found, float), compute_uv=False)
         return float(np.median(np.abs(values - 1)))
     u, s, vt = np.linalg.svd(np.asarray(a, float), full_matrices=False)
@@ -73,7 +72,7 @@ def main() -> None:
     rows = []
     for size in options.sizes:
         a = jnp.asarray(np.random.default_rng(0).normal(size=(size, size)), jnp.float32)
-        for ways in (of_factor(a), of_decay(a)):
+        for ways in (OF_FACTOR, of_decay(a)):
             compiled = {name: jax.jit(way).lower(a).compile() for name, way in ways.items()}
             times: dict[str, list[float]] = {name: [] for name in ways}
             for _ in range(options.repeats):

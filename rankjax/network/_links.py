@@ -78,6 +78,11 @@ def of_two(name: str) -> Link:
     return Link(bent=name not in {"add", "sub", "add_any", "concatenate"}, problem=problem)
 
 
+def is_fine(dtype: Any) -> bool:
+    """Whether a cast to this type just rounds: floating point numbers of 16 bits or more."""
+    return jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize >= 2
+
+
 def cuts_off(eqn: JaxprEqn) -> bool:
     """Whether an equation is a cast that leaves other numbers, not just fewer digits.
 
@@ -88,8 +93,7 @@ def cuts_off(eqn: JaxprEqn) -> bool:
         return False
     ends: Any = eqn.invars[0].aval, eqn.outvars[0].aval
     before, after = (a.dtype for a in ends)
-    fine = jnp.issubdtype(after, jnp.floating) and after.itemsize >= 2
-    return not fine and not np.can_cast(before, after)
+    return not is_fine(after) and not np.can_cast(before, after)
 
 
 def of_one(eqn: JaxprEqn, side: int, others: Sequence[np.ndarray | None]) -> Link:

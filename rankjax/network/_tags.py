@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from rankjax.network._expressions import Expression, Loop, all_steps
-from rankjax.network._links import SAME, cuts_off, shape_of
+from rankjax.network._links import SAME, cuts_off, is_fine, shape_of
 
 if TYPE_CHECKING:
     from rankjax._jax_internals import JaxprEqn
@@ -148,9 +147,8 @@ def move(tag: Weight, eqn: JaxprEqn, tags: Sequence[Tag]) -> Weight | None:
     if name in SAME:
         # What was cut off is a matrix again where it is made floating point numbers.
         aval: Any = eqn.invars[0].aval
-        was_cut = not jnp.issubdtype(aval.dtype, jnp.floating) or aval.dtype.itemsize < 2
-        changed = cuts_off(eqn) or (was_cut and tag.source.name != "leaf")
-        return None if changed else tag
+        was_cut = not is_fine(aval.dtype) and tag.source.name != "leaf"
+        return None if was_cut or cuts_off(eqn) else tag
     if name == "transpose":
         return replace(tag, axes=tuple(tag.axes[i] for i in eqn.params["permutation"]))
     if name in {"reshape", "squeeze", "expand_dims"}:

@@ -14,6 +14,7 @@ from rankjax.network._examples import margin_of as margin_of
 from rankjax.network._examples import number_of_examples as number_of_examples
 from rankjax.network._examples import number_of_inputs as number_of_inputs
 from rankjax.network._factors import pairs as pairs
+from rankjax.network._links import is_fine as is_fine
 from rankjax.network._named import Layout as Layout
 from rankjax.network._named import Named as Named
 from rankjax.network._names import layers_by_name as layers_by_name

@@ -133,20 +133,20 @@ def _scale(
     alpha = _of_module(place, config.get("alpha_pattern") or {}, default)
     if alpha is None:
         return None
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) < 1e300:
-        raise ValueError(f"config of the adapter: lora_alpha is {alpha!r}, must be a number")
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return _number(alpha, "lora_alpha") / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _scale_of_mlx(config: Mapping[str, Any]) -> float | None:
     """MLX keeps the scale itself, of factors lora_a and lora_b."""
     given = config.get("lora_parameters")
     scale = given.get("scale") if isinstance(given, Mapping) else None
-    if scale is None:
-        return None
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not abs(scale) < 1e300:
-        raise ValueError(f"config of the adapter: scale is {scale!r}, must be a number")
-    return float(scale)
+    return None if scale is None else float(_number(scale, "scale"))
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
+        raise ValueError(f"config of the adapter: {name} is {value!r}, must be a number")
+    return value
 
 
 def _of_parameter(place: str, config: Mapping[str, Any]) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from rankjax.network.internal import is_fine
 from rankjax.training._pair import (
     RANK,
     Joined,
@@ -406,7 +407,7 @@ def _broadcast(eqn: JaxprEqn, values: list[Any], shapes: list[Shape]):
 @rule("convert_element_type")
 def _cast(eqn: JaxprEqn, values: list[Any], shapes: list[Shape]):
     dtype = eqn.params["new_dtype"]
-    if not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize < 2:
+    if not is_fine(dtype):
         return None  # the factors of the matrix that comes out are others
     return [jax.tree.map(lambda a: a.astype(dtype), values[0])]
 

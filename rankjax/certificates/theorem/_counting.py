@@ -20,7 +20,7 @@ class Counter:
 
     def __init__(self, network: Network):
         self._network = network
-        self._counts = jax.jit(self._count_all, compiler_options=network.compiler_options)
+        self._counts = network.jit(self._count_all)
 
     def norms(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of a coded network: the operator norms, and ``|a_j - a_k|`` of the last layer's rows."""

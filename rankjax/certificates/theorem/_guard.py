@@ -51,8 +51,7 @@ def guard(
     observed = network.observe(coded, part, labels)
     gains, pairs = counter.norms(coded)
     with jax.enable_x64(True):
-        options = network.compiler_options
-        limits = jax.jit(partial(limits_of, network), compiler_options=options)(
+        limits = network.jit(partial(limits_of, network))(
             observed.slots, labels, gains, pairs, distances
         )
         base = np.asarray(network.logits(coded, part))
@@ -67,7 +66,7 @@ def guard(
             changes = jnp.abs(moved[take, labels][:, None] - moved)
             return jnp.max(jnp.maximum(changes - noise, 0) / (limits + noise))
 
-        share_and_slope = jax.jit(jax.value_and_grad(share), compiler_options=options)
+        share_and_slope = network.jit(jax.value_and_grad(share))
         rng = np.random.default_rng(seed)
         largest, drawn = 0.0, 0
         starts = [problem.weights - coded]

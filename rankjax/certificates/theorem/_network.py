@@ -41,7 +41,7 @@ from rankjax.network.internal import (
 if TYPE_CHECKING:
     from rankjax._jax_internals import ClosedJaxpr
 
-_MANY_NODES = 40  # beyond, see compiler_options
+_MANY_NODES = 40  # beyond, see Network.jit
 _MOST_CLASSES = 256  # beyond, differences of each pair of classes would take too much memory
 
 
@@ -238,21 +238,21 @@ class Network:
         self.held = held_by(closed, passed, exact=True)
         with jax.enable_x64(True):
             self._finish_reading(first)
-        self._pass = jax.jit(self.batch, compiler_options=self.compiler_options)
+        self._pass = self.jit(self.batch)
         self._logits = jax.jit(
             lambda weights, x: jax.vmap(lambda one: self._read(weights, one)[1])(x)
         )
 
-    @property
-    def compiler_options(self) -> dict[str, str] | None:
-        """For programs that evaluate the recursion, a long chain of numbers.
+    def jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``jax.jit`` of what evaluates the recursion, a long chain of numbers.
 
         On CPUs XLA copies the chain into everything that reads a part of it. Of many nodes that
         makes a program of quadratic size: 95 s to compile a recurrence over seven steps, and 6 s
         without this pass, which saves little time here.
         """
         many = len(self.recursion.nodes) > _MANY_NODES and jax.default_backend() == "cpu"
-        return {"xla_disable_hlo_passes": "fusion"} if many else None
+        options = {"xla_disable_hlo_passes": "fusion"} if many else None
+        return jax.jit(function, compiler_options=options)
 
     def _finish_reading(self, first: Any) -> None:
         record: dict[str, Any] = {}

@@ -202,9 +202,7 @@ def _sensitivity(problem, part, gains, pairs, choices) -> list[np.ndarray]:
     """How much each code of each leaf moves the outputs, alone and small."""
     found = []
     with jax.enable_x64(True):
-        limits = jax.jit(
-            partial(limits_of, problem.network), compiler_options=problem.network.compiler_options
-        )
+        limits = problem.network.jit(partial(limits_of, problem.network))
         zero = np.zeros(len(problem.network.distances))
         for choice in choices:
             slopes = np.zeros(len(zero))

@@ -24,8 +24,6 @@ from rankjax.report.cli._options import (
 from rankjax.report.cli._outputs import Outputs
 from rankjax.report.cli._screen import clear_errors, console
 
-VERIFIED = ("apply", "reference", "activations")
-
 
 def certify(
     path: PathArgument,
@@ -64,7 +62,6 @@ def certify(
         mine = (network.structure, network.params, x, y)
         options: dict[str, Any] = {
             "apply": network.apply, "reference": network.reference, "activations": told,
-            "delta": delta, "tried": tried,
         }  # fmt: skip
         if every:
             fresh = None if held_out is None else read_data(held_out)
@@ -76,11 +73,12 @@ def certify(
             # The inputs of the held-out examples compare the network with the file.
             unlabeled = None if fresh is None or file is None else fresh[0]
             found = certificates.certify_all(
-                *mine, held_out=fresh, unlabeled=unlabeled, stored=file, joint=True, **options
-            )
+                *mine, held_out=fresh, unlabeled=unlabeled, stored=file, joint=True, delta=delta,
+                tried=tried, **options,
+            )  # fmt: skip
         else:
-            found = certificates.certify(*mine, **options)
-            certificates.verify(found, *mine, **{k: options[k] for k in VERIFIED})
+            found = certificates.certify(*mine, delta=delta, tried=tried, **options)
+            certificates.verify(found, *mine, **options)
         if not outputs.printed:
             console().print(str(found), highlight=False, markup=False)
         outputs.write("--json", found.to_json)
