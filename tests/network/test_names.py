@@ -189,6 +189,8 @@ def test_names_and_numbers_of_axes_decide(path, shape, expected):
         ({"model.d.weight": (4, 3), "grad_accum.d.weight": (4, 3)}, "grad_accum.d.weight",
          Reason.STATE),
         ({"model.d.weight": (4, 3), "v.d.weight": (4, 3)}, "v.d.weight", Reason.STATE),
+        ({"a.d.weight": (4, 3), "b.v.d.weight": (4, 3)}, "b.v.d.weight", OUT_IN),
+        ({"mask.weight": (4, 3), "d.weight": (4, 3)}, "d.weight", OUT_IN),
         ({"q.d.weight": (4, 3), "v.d.weight": (4, 3)}, "v.d.weight", OUT_IN),
         ({"params/d/kernel": (4, 3), "masks/d/kernel": (4, 3)}, "masks/d/kernel", Reason.STATE),
         ({"params/d/kernel": (4, 3), "masks/d/kernel": (4, 3)}, "params/d/kernel",

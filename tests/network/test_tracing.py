@@ -153,17 +153,18 @@ def test_a_weight_that_is_changed_first_is_the_matrix_that_acts(change):
         structure.leaves(params)
 
 
+@pytest.mark.parametrize("scaled", [lambda w: w, lambda w: 3 * w])
 @pytest.mark.parametrize("dtype", [jnp.int8, jnp.bool_, jnp.float8_e4m3fn])
-def test_a_cast_that_cuts_off_is_followed(dtype):
+def test_a_cast_that_cuts_off_is_followed(dtype, scaled):
     params = {"w": W, "v": W.T}
 
     def apply(p, x):
-        return x @ (3 * p["w"]).astype(dtype).astype(float) @ p["v"].astype(jnp.float32)
+        return x @ scaled(p["w"]).astype(dtype).astype(float) @ p["v"].astype(jnp.float32)
 
     with jax.numpy_dtype_promotion("standard"):
         structure = describe(params, apply=apply, example=jnp.ones((1, 6)))
-    right = np.asarray((3 * W).astype(dtype).astype(float))
-    assert not np.allclose(right, 3 * W)
+    right = np.asarray(scaled(W).astype(dtype).astype(float))
+    assert not np.allclose(right, scaled(W))
     np.testing.assert_array_equal(structure.matrices(params)[0][0, 0], right.T)
     assert structure.layers[0].effect is not None
     assert structure.layers[1].effect is None  # fewer digits of the same numbers

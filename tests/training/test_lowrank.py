@@ -477,6 +477,7 @@ FALLBACKS = {
     "scan": lambda w, x: lax.scan(lambda c, _: (-c, None), w, length=3)[0],
     "custom_jvp_call": lambda w, x: x @ jax.nn.relu(w),
     "convert_element_type": lambda w, x: x @ (w.astype(int) + 1).astype(x.dtype),
+    "convert_element_type.*": lambda w, x: x @ w.astype(jnp.float8_e4m3fn).astype(x.dtype),
 }
 
 
