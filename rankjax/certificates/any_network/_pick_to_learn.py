@@ -151,7 +151,7 @@ def pick_to_learn(
             together, for a ``resume`` of another sample, first network or ``picking``.
 
     Not differentiable. Cost: one forward pass of the sample and ``picking.steps`` training steps
-    per round; two compilations.
+    per round; three compilations.
 
     Source: Paccagnan, Campi, Garatti 2023, "The Pick-to-Learn algorithm", with the bound of Campi,
     Garatti 2023, "Compression, generalization and learning", Theorem 7; groups and wrong examples

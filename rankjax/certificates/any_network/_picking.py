@@ -89,7 +89,7 @@ jax.tree_util.register_dataclass(
 
 
 class Rounds:
-    """The two jitted parts of a round, compiled once each.
+    """The jitted parts of a round, compiled once each.
 
     Attributes:
         n: number of examples.
@@ -130,7 +130,8 @@ class Rounds:
         index = np.minimum(np.arange(-(-self.n // batch_size) * batch_size), self.n - 1)
         self._index = jnp.asarray(index.reshape(-1, batch_size), jnp.int32)
         # The sample is an argument: as a constant it would be written into the programs.
-        self._jitted_scores, self._jitted_advance = jax.jit(self._scores), jax.jit(self._advance)
+        self._jitted_scores, self._jitted_pick = jax.jit(self._scores), jax.jit(self._pick)
+        self._jitted_step = jax.jit(self._step)
 
     def start(self, resume: PickState | None) -> PickState:
         """The state before the first round, or the one to go on from."""
@@ -167,8 +168,18 @@ class Rounds:
         return self._jitted_scores(state, self._sample, self._index)
 
     def advance(self, state: PickState, scores: Array, left: Array) -> PickState:
-        """Pick the worst of the wrong examples, and train on all that are picked."""
-        return self._jitted_advance(state, self._sample, scores, left)
+        """Pick the worst of the wrong examples, and train on all that are picked.
+
+        The steps are a loop of Python's: on a CPU, XLA runs the derivatives of convolutions inside
+        a compiled loop ten times slower.
+        """
+        picked, count, keys = self._jitted_pick(state, scores, left)
+        params, memory = state.params, state.optimizer
+        if not self._picking.warm:
+            params, memory = self._first, self._optimizer.init(self._first)
+        for key in keys:
+            params, memory = self._jitted_step(params, memory, self._sample, picked, count, key)
+        return PickState(params, memory, picked, count, state.round + 1, state.origin)
 
     def _scores(self, state: PickState, sample: Any, index: Array) -> tuple[Array, Array]:
         x, y = sample
@@ -186,44 +197,40 @@ class Rounds:
         worst = jnp.where(jnp.isnan(margins), -jnp.inf, margins)
         return jnp.where(wrong, worst, jnp.inf), jnp.sum(wrong, dtype=jnp.int32)
 
-    def _advance(self, state: PickState, sample: Any, scores: Array, left: Array) -> PickState:
-        import optax
-
-        x, y = sample
+    def _pick(self, state: PickState, scores: Array, left: Array) -> tuple[Array, Array, Array]:
+        """The picked examples, how many they are, and one key per step."""
         more = jnp.floor(self._picking.growth * state.count.astype(jnp.float32)).astype(jnp.int32)
         more = jnp.minimum(jnp.maximum(self._picking.group, more), left)
         order = jnp.argsort(scores, stable=True).astype(jnp.int32)
         place = jnp.arange(self.n, dtype=jnp.int32) - state.count
         new = (place >= 0) & (place < more)
         picked = jnp.where(new, order[jnp.clip(place, 0, self.n - 1)], state.picked)
-        count = state.count + more
-        params, memory = state.params, state.optimizer
-        if not self._picking.warm:
-            params, memory = self._first, self._optimizer.init(self._first)
         keys = jax.random.split(
             jax.random.fold_in(jax.random.key(self._picking.seed), state.round), self._picking.steps
         )
+        return picked, state.count + more, keys
 
-        def step(carry: Any, key: Array) -> tuple[Any, None]:
-            params, memory = carry
-            draw, noise = jax.random.split(key)
-            chosen = jax.random.randint(draw, (self._picking.minibatch,), 0, count, jnp.int32)
-            index = picked[chosen]
-            batch = jax.tree.map(lambda a: a[index], x)
+    def _step(
+        self, params: Any, memory: Any, sample: Any, picked: Array, count: Array, key: Array
+    ) -> tuple[Any, Any]:
+        import optax
 
-            def objective(params: Any) -> Array:
-                value = self._loss(_combine(params, self._rest), batch, y[index], noise)
-                if jnp.shape(value) != ():
-                    raise ValueError(
-                        f"loss: returned an array of shape {jnp.shape(value)}, must be a scalar"
-                    )
-                return value
+        x, y = sample
+        draw, noise = jax.random.split(key)
+        chosen = jax.random.randint(draw, (self._picking.minibatch,), 0, count, jnp.int32)
+        index = picked[chosen]
+        batch = jax.tree.map(lambda a: a[index], x)
 
-            updates, memory = self._optimizer.update(jax.grad(objective)(params), memory, params)
-            return (optax.apply_updates(params, updates), memory), None
+        def objective(params: Any) -> Array:
+            value = self._loss(_combine(params, self._rest), batch, y[index], noise)
+            if jnp.shape(value) != ():
+                raise ValueError(
+                    f"loss: returned an array of shape {jnp.shape(value)}, must be a scalar"
+                )
+            return value
 
-        (params, memory), _ = jax.lax.scan(step, (params, memory), keys)
-        return PickState(params, memory, picked, count, state.round + 1, state.origin)
+        updates, memory = self._optimizer.update(jax.grad(objective)(params), memory, params)
+        return optax.apply_updates(params, updates), memory
 
 
 def _cross_entropy(apply: Apply) -> Loss:
