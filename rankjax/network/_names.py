@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from rankjax.network._channels import Kernel, doubts
-from rankjax.network._factors import pairs, views
+from rankjax.network._factors import not_plain, pairs, views
 from rankjax.network._left_out import LeftOut, Reason
 from rankjax.network._named import Layout, Named, Order
 from rankjax.network._packed import packed
@@ -136,6 +136,7 @@ class _Tree:
             self.by_end.setdefault(leaf.keys[-1], []).append(leaf)
         self.stacks = Stacks(leaves)
         by_path = {leaf.path: leaf for leaf in leaves}
+        self.adapters = not_plain(leaves)
         self.factors: dict[str, View | str] = {}
         for pair in pairs(leaf for leaf in leaves if len(leaf.shape) > 1)[0]:
             both = views(by_path[pair.left], by_path[pair.right])
@@ -157,6 +158,8 @@ class _Tree:
 
     def layer(self, leaf: Named) -> Layer | LeftOut:
         """The leaf as a layer, or why it is none."""
+        if leaf.path in self.adapters and not leaf.is_state:
+            return LeftOut(leaf.path, leaf.shape, Reason.OTHER_USE, self.adapters[leaf.path])
         verdict = self._verdict(leaf)
         if isinstance(verdict, str):
             return LeftOut(leaf.path, leaf.shape, Reason.AMBIGUOUS, f"{verdict}: {_SETTLE}")

@@ -24,6 +24,8 @@ from rankjax.network._paths import natural_order as natural_order
 from rankjax.network._paths import path_string as path_string
 from rankjax.network._paths import paths_and_leaves as paths_and_leaves
 from rankjax.network._paths import split_arrays as split_arrays
+from rankjax.network._products import factors_of as factors_of
+from rankjax.network._products import joined as joined
 from rankjax.network._rank_budget import ranks_within as ranks_within
 from rankjax.network._sample import positive_margin as positive_margin
 from rankjax.network._scales import SCALE_NAMES as SCALE_NAMES

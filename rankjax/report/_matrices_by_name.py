@@ -10,7 +10,7 @@ import numpy as np
 
 from rankjax._arguments import one_of
 from rankjax.network import Layer, LeftOut, Structure
-from rankjax.network.internal import Layout, Named, layers_by_name
+from rankjax.network.internal import Layout, Named, factors_of, joined, layers_by_name
 
 
 def matrices_by_name(
@@ -35,7 +35,7 @@ def matrices_by_name(
     """
     if layout is not None:
         one_of(layout, "layout", Layout)
-    found = layers_by_name(leaves, layout=layout, embeddings=embeddings).values()
+    found = joined(list(layers_by_name(leaves, layout=layout, embeddings=embeddings).values()))
     return Structure(
         tuple(one for one in found if isinstance(one, Layer)),
         tuple(one for one in found if isinstance(one, LeftOut)),
@@ -50,7 +50,9 @@ def is_floating(dtype: np.dtype) -> bool:
 def guessed_layout(structure: Structure) -> str:
     """What the names say: ``flax``, ``torch or equinox``, a mixture, or nothing."""
     first = set()
+    factors = factors_of(structure.layers)
     for layer in structure.layers:
+        layer = factors.get(layer.path, (layer,))[0]
         named = Named(layer.path, layer.shape)
         if not named.is_table:
             order = named.order or ("out in" if 0 in layer.view.out else "in out")

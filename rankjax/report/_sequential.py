@@ -77,6 +77,11 @@ def sequential(
             )
         constants[name] = given
     matrices = structure.layers
+    for layer in matrices:
+        if layer.effect is not None:
+            raise ValueError(
+                f"sequential: {layer.path!r} is an update (LoRA), no layer: merge it into the weight"
+            )
     if names.count("dense") != len(matrices) or not matrices:
         raise ValueError(
             f"sequential: got {names.count('dense')} times 'dense' for {len(matrices)} matrices: "

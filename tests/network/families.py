@@ -3,7 +3,8 @@
 The names are those of the published checkpoints, and so are the numbers of axes; only the sizes are
 small. A leaf is ``(shape, expected)``: ``"8 x 4"`` is one matrix with 8 outputs
 and 4 inputs, ``"3 > 8 x 4"`` three that follow each other, ``"3 | 8 x 4"`` three side by side,
-and a ``Reason`` a leaf that is left out. Several paths of one kind are written ``a.{q,k}.weight``.
+``"B 8 x 2"`` and ``"A 2 x 4"`` two factors of one update (LoRA), and a ``Reason`` a leaf that is
+left out. Several paths of one kind are written ``a.{q,k}.weight``.
 """
 
 import re
@@ -17,6 +18,7 @@ AMBIGUOUS, BIAS, COPIES, DEPTHWISE = (
     Reason.DEPTHWISE,
 )
 FACTORED, INTEGER, NAME = Reason.REPARAMETRIZED, Reason.NOT_FLOATING, Reason.UNKNOWN_NAME
+OTHER = Reason.OTHER_USE
 SCALE, STATE, TABLE, VECTOR = Reason.SCALE, Reason.STATE, Reason.TABLE, Reason.VECTOR
 
 _FAMILIES = {
@@ -678,44 +680,79 @@ _FAMILIES = {
         "optimizer/vars/2": ((6, 5), STATE),
     },
     "LoRA, PEFT": {
-        "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": ((2, 8), "2 x 8"),
-        "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight": ((12, 2), "12 x 2"),
-        "base_model.model.conv.lora_A.default.weight": ((2, 3, 5, 5), "2 x 75"),
-        "base_model.model.conv.lora_B.default.weight": ((6, 2, 1, 1), "6 x 2"),
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": ((2, 8), "A 2 x 8"),
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight": ((12, 2), "B 12 x 2"),
+        "base_model.model.conv.lora_A.default.weight": ((2, 3, 5, 5), "A 2 x 75"),
+        "base_model.model.conv.lora_B.default.weight": ((6, 2, 1, 1), "B 6 x 2"),
     },
     "LoRA, kohya": {
-        "lora_unet_down_blocks_0_attn1_to_q.lora_down.weight": ((2, 8), "2 x 8"),
-        "lora_unet_down_blocks_0_attn1_to_q.lora_up.weight": ((12, 2), "12 x 2"),
+        "lora_unet_down_blocks_0_attn1_to_q.lora_down.weight": ((2, 8), "A 2 x 8"),
+        "lora_unet_down_blocks_0_attn1_to_q.lora_up.weight": ((12, 2), "B 12 x 2"),
         "lora_unet_down_blocks_0_attn1_to_q.alpha": ((), VECTOR),
-        "lora_unet_conv_in.lora_down.weight": ((2, 4, 3, 3), "2 x 36"),
-        "lora_unet_conv_in.lora_up.weight": ((8, 2, 1, 1), "8 x 2"),
+        "lora_unet_conv_in.lora_down.weight": ((2, 4, 3, 3), "A 2 x 36"),
+        "lora_unet_conv_in.lora_up.weight": ((8, 2, 1, 1), "B 8 x 2"),
     },
     "LoRA, qwix": {
         "layers/0/q_proj/kernel": ((8, 4, 3), "12 x 8"),
-        "layers/0/q_proj/kernel_lora_a": ((8, 2), "2 x 8"),
-        "layers/0/q_proj/kernel_lora_b": ((2, 4, 3), "12 x 2"),
-        "layers/0/o_proj/w_lora_a": ((4, 3, 2), "2 x 12"),
-        "layers/0/o_proj/w_lora_b": ((2, 8), "8 x 2"),
+        "layers/0/q_proj/kernel_lora_a": ((8, 2), "A 2 x 8"),
+        "layers/0/q_proj/kernel_lora_b": ((2, 4, 3), "B 12 x 2"),
+        "layers/0/o_proj/w_lora_a": ((4, 3, 2), "A 2 x 12"),
+        "layers/0/o_proj/w_lora_b": ((2, 8), "B 8 x 2"),
     },
     "LoRA, Keras": {
         "layers/dense/kernel": ((6, 5), "5 x 6"),
-        "layers/dense/lora_kernel_a": ((6, 2), "2 x 6"),
-        "layers/dense/lora_kernel_b": ((2, 5), "5 x 2"),
+        "layers/dense/lora_kernel_a": ((6, 2), "A 2 x 6"),
+        "layers/dense/lora_kernel_b": ((2, 5), "B 5 x 2"),
     },
     "LoRA, torchtune": {
-        "layers.0.attn.q_proj.lora_a.weight": ((2, 8), "2 x 8"),
-        "layers.0.attn.q_proj.lora_b.weight": ((8, 2), "8 x 2"),
+        "layers.0.attn.q_proj.lora_a.weight": ((2, 8), "A 2 x 8"),
+        "layers.0.attn.q_proj.lora_b.weight": ((8, 2), "B 8 x 2"),
     },
     "LoRA, NNX": {
         "base_module/kernel": ((6, 5), "5 x 6"),
-        "lora_a": ((6, 2), "2 x 6"),
-        "lora_b": ((2, 5), "5 x 2"),
+        "lora_a": ((6, 2), "A 2 x 6"),
+        "lora_b": ((2, 5), "B 5 x 2"),
     },
     "LoRA, scanned": {
-        "decoder/layers/mlp/wi/kernel_lora_a": ((8, 3, 2), "3 > 2 x 8"),
-        "decoder/layers/mlp/wi/kernel_lora_b": ((2, 3, 20), "3 > 20 x 2"),
-        "stack/lora_a": ((3, 8, 2), "3 > 2 x 8"),
-        "stack/lora_b": ((3, 2, 20), "3 > 20 x 2"),
+        "decoder/layers/mlp/wi/kernel_lora_a": ((8, 3, 2), "A 3 > 2 x 8"),
+        "decoder/layers/mlp/wi/kernel_lora_b": ((2, 3, 20), "B 3 > 20 x 2"),
+        "stack/lora_a": ((3, 8, 2), "A 3 > 2 x 8"),
+        "stack/lora_b": ((3, 2, 20), "B 3 > 20 x 2"),
+    },
+    "LoRA, two adapters in one file": {
+        "q.lora_A.a.weight": ((2, 8), "A 2 x 8"),
+        "q.lora_B.a.weight": ((12, 2), "B 12 x 2"),
+        "q.lora_A.b.weight": ((3, 8), "A 3 x 8"),
+        "q.lora_B.b.weight": ((12, 3), "B 12 x 3"),
+        "k.lora_A.{up,down}.weight": ((2, 8), "A 2 x 8"),
+        "k.lora_B.{up,down}.weight": ((12, 2), "B 12 x 2"),
+    },
+    "LoRA, a factor alone": {
+        "q.lora_A.weight": ((2, 8), OTHER),
+        "k/lora_b": ((2, 8), OTHER),
+        "q.weight": ((12, 8), "12 x 8"),
+    },
+    "HydraLoRA": {
+        "q.lora_A.weight": ((2, 8), OTHER),
+        "q.lora_{B0,B1}.weight": ((12, 2), OTHER),
+        "q.lora_route.weight": ((2, 8), "2 x 8"),
+        "q.base_layer.weight": ((12, 8), "12 x 8"),
+    },
+    "DoRA, AdaLoRA": {
+        "q.lora_{A,B}.weight": ((8, 8), OTHER),
+        "q.lora_magnitude_vector": ((8,), OTHER),
+        "k.lora_{A,B}": ((8, 8), OTHER),
+        "k.lora_E": ((8, 1), OTHER),
+    },
+    "OFT, VeRA, LoHa, LoKr, (IA)3": {
+        "q.oft_R.weight": ((2, 6), OTHER),
+        "q.oft_R": ((2, 4, 4), OTHER),
+        "k.vera_lambda_{b,d}": ((8,), OTHER),
+        "base_model.vera_{A,B}.default": ((8, 8), OTHER),
+        "v.{hada_w1_a,hada_w1_b,hada_w2_a,hada_w2_b}": ((8, 8), OTHER),
+        "o.{lokr_w1,lokr_w2_a,lokr_w2_b}": ((8, 8), OTHER),
+        "m.ia3_l": ((8, 1), OTHER),
+        "m.weight": ((8, 8), "8 x 8"),
     },
 }
 

@@ -227,6 +227,38 @@ def test_updates_that_are_no_products(names, layout):
     }
 
 
+@pytest.mark.parametrize(
+    ("flag", "why"),
+    [("use_dora", "use_dora, and the file holds no lora_magnitude_vector"),
+     ("use_qalora", "use_qalora:")],
+)  # fmt: skip
+def test_a_config_that_says_more_than_a_product(tmp_path, flag, why):
+    found = analyze(folder(tmp_path, peft(), lora_alpha=16, **{flag: True}))
+    assert found.rows == ()
+    assert len(found.left_out) == 2
+    assert all(leaf.text.startswith(f"its config says {why}") for leaf in found.left_out)
+    assert len(analyze(folder(tmp_path, peft(), lora_alpha=16, **{flag: False})).rows) == 1
+
+
+def test_two_adapters_in_one_file():
+    a, b, c, d = draw(4, 9), draw(12, 4), draw(2, 9), draw(12, 2)
+    leaves = {"q.lora_A.a.weight": a, "q.lora_B.a.weight": b,
+              "q.lora_A.b.weight": c, "q.lora_B.b.weight": d}  # fmt: skip
+    rows = {row.path: row for row in analyze(leaves).rows}
+    same(rows["q/a"], product(b, a))
+    same(rows["q/b"], product(d, c))
+
+
+@pytest.mark.parametrize("names", [("kernel_lora_a", "kernel_lora_b"),
+                                   ("lora_kernel_a", "lora_kernel_b")])  # fmt: skip
+def test_a_weight_and_its_update_in_one_tree(names):
+    w, a, b = draw(9, 12), draw(9, 2), draw(2, 12)
+    rows = {row.path: row for row in analyze({"d": {"kernel": w, names[0]: a, names[1]: b}}).rows}
+    assert set(rows) == {"d/kernel", "d/kernel (update)"}
+    same(rows["d/kernel"], w.astype(float).T)
+    same(rows["d/kernel (update)"], product(a, b).T)
+
+
 def test_parameters_of_several_matrices(tmp_path):
     place = "base_model.model.mlp.experts"
     leaves = {f"{place}.lora_A.weight": draw(16, 8), f"{place}.lora_B.weight": draw(12, 16)}
@@ -286,7 +318,9 @@ def test_a_factor_that_is_not_finite_or_alone(tmp_path):
     assert found.rows == ()
     assert [path for path, _, _ in found.not_finite] == [first]
     del leaves[first]
-    assert [row.given_rank for row in analyze(leaves).rows] == [None]
+    found = analyze(leaves)
+    assert found.rows == ()
+    assert "one factor of an update (LoRA) without the other" in found.left_out[0].text
 
 
 def test_the_difference_of_two_adapters():
