@@ -17,10 +17,10 @@ import jax.numpy as jnp
 from rankjax.network._channels import Kernel, doubts
 from rankjax.network._factors import not_plain, pairs, views
 from rankjax.network._left_out import LeftOut, Reason
-from rankjax.network._named import Layout, Named, Order
+from rankjax.network._named import MASK, Layout, Named, Order
 from rankjax.network._packed import packed
 from rankjax.network._paths import natural_order
-from rankjax.network._scales import is_code, mask_beside, scale_beside
+from rankjax.network._scales import is_code, scale_beside
 from rankjax.network._stacks import PROJECTIONS_IN, PROJECTIONS_OUT, Stacks
 from rankjax.network._structure import Layer
 from rankjax.network._view import View
@@ -53,9 +53,8 @@ _MOMENTS = {"mu", "nu", "trace", "exp_avg", "exp_avg_sq", "momentum_buffer"}
 # Trees with the paths of the weights that hold no weights, whatever is beside them; and those of
 # Adam in short, beside the parameters alone.
 _NO_WEIGHTS = re.compile(
-    r"masks?|grads?|gradients?|grad_accum\w*|acc_grads?|momentum(_buffers?)?|velocity|exp_avg(_sq)?"
+    r"grads?|gradients?|grad_accum\w*|acc_grads?|momentum(_buffers?)?|velocity|exp_avg(_sq)?"
 )
-_MASKS = re.compile(r"masks?")
 _SHORT, _PARAMETERS = {"m", "v"}, {"params", "param", "parameters", "weights", "model"}
 _SETTLE = "pass apply= and example=, or axes="
 
@@ -109,7 +108,6 @@ def layers_by_name(
         else:
             found[path] = tree.layer(leaf)
             other = None if is_code(dtype) else scale_beside(path, leaves)
-            other = other or mask_beside(path, leaves)
             other = f"{other} beside it" if other else tree.mask_of(leaf)
             if other and isinstance(found[path], Layer):
                 text = f"whether {other} multiplies it is not told: {_SETTLE}"
@@ -125,12 +123,15 @@ class _Tree:
         self.order: Order | None = order
         self.embeddings = embeddings
         self.by_keys = {leaf.keys: leaf for leaf in leaves}
-        self.masks = {
-            (leaf.keys[i + 1 :], leaf.shape): leaf.path
-            for leaf in leaves
-            for i, key in enumerate(leaf.keys[:-2])
-            if _MASKS.fullmatch(key)
-        }
+        self.masks: dict[tuple[str, ...], list[Named]] = {}  # by the end of what they mask
+        for leaf in leaves:
+            for i, key in enumerate(leaf.keys):
+                found = MASK.fullmatch(key)
+                if found and i == len(leaf.keys) - 1:
+                    owner = (*leaf.keys[:-1], *([found[1]] if found[1] else []))
+                    self.masks.setdefault(("", *owner), []).append(leaf)
+                elif found and i < len(leaf.keys) - 2:
+                    self.masks.setdefault(leaf.keys[i + 1 :], []).append(leaf)
         self.by_end: dict[str, list[Named]] = {}
         for leaf in leaves:
             self.by_end.setdefault(leaf.keys[-1], []).append(leaf)
@@ -344,15 +345,21 @@ class _Tree:
         return torch or nnx or equinox or (len(keys) > 1 and keys[-2:] in self.normalized)
 
     def mask_of(self, leaf: Named) -> str | None:
-        """The path of its mask in a tree of masks."""
-        ends = ((leaf.keys[i:], leaf.shape) for i in range(len(leaf.keys)))
-        found = next((self.masks[end] for end in ends if end in self.masks), None)
-        return None if found == leaf.path else found
+        """Its mask: beside it or below it, of its name or of that of the module; in a tree."""
+        for owner in (("", *leaf.keys), ("", *leaf.keys[:-1])):
+            for mask in self.masks.get(owner, ()):
+                if mask.shape == leaf.shape or mask.name.endswith(("score", "scores")):
+                    return f"{mask.keys[-1]} beside it"
+        for i in range(len(leaf.keys)):
+            for mask in self.masks.get(leaf.keys[i:], ()):
+                if mask.shape == leaf.shape and mask is not leaf:
+                    return mask.path
+        return None
 
     def _is_moment(self, leaf: Named) -> bool:
         """Whether an optimizer keeps it: of the same name and shape as another leaf."""
         for i, key in enumerate(leaf.keys[:-1]):
-            never = _NO_WEIGHTS.fullmatch(key) is not None
+            never = bool(_NO_WEIGHTS.fullmatch(key) or MASK.fullmatch(key))
             if never or key in _MOMENTS | _SHORT:
                 rest = leaf.keys[i + 1 :]
                 for twin in self.by_end[leaf.keys[-1]]:

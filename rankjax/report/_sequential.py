@@ -80,7 +80,7 @@ def sequential(
     for layer in matrices:
         if layer.effect is not None:
             raise ValueError(
-                f"sequential: {layer.path!r} is an update (LoRA), no layer: merge it into the weight"
+                f"sequential: {layer.path!r} is an update (LoRA), no layer: merge it first"
             )
     if names.count("dense") != len(matrices) or not matrices:
         raise ValueError(

@@ -281,7 +281,7 @@ _FAMILIES = {
         "wav2vec2.encoder.pos_conv_embed.conv.weight_v": ((8, 2, 16), FACTORED),
         "wav2vec2.encoder.pos_conv_embed.conv.bias": ((8,), BIAS),
         "wav2vec2.encoder.layers.0.attention.k_proj.weight": ((8, 8), "8 x 8"),
-        "quantizer.codevectors": ((1, 10, 4), NAME),
+        "quantizer.codevectors": ((1, 10, 4), TABLE),
     },
     "HuBERT with parametrizations": {
         "encoder.pos_conv_embed.conv.parametrizations.weight.original0": ((1, 1, 16), SCALE),
@@ -678,6 +678,77 @@ _FAMILIES = {
         "layers/conv2d_transpose/vars/0": ((3, 3, 6, 12), "6 x 108"),
         "layers/conv2d_transpose/vars/1": ((6,), BIAS),
         "optimizer/vars/2": ((6, 5), STATE),
+    },
+    "U-Net, torch, without biases": {
+        "enc1.0.weight": ((8, 3, 3, 3), "8 x 27"),
+        "enc2.0.weight": ((16, 8, 3, 3), "16 x 72"),
+        "up1.weight": ((16, 8, 2, 2), AMBIGUOUS),  # nn.ConvTranspose2d(16, 8, 2, stride=2)
+        "dec1.0.weight": ((8, 16, 3, 3), "8 x 144"),
+        "up2.up.weight": ((8, 8, 2, 2), AMBIGUOUS),
+        "upsample3.conv.weight": ((8, 8, 3, 3), "8 x 72"),  # of an interpolated picture
+        "groups.0.weight": ((16, 8, 2, 2), "16 x 32"),
+        "head.weight": ((2, 8, 1, 1), "2 x 8"),
+    },
+    "decoder of an autoencoder, torch, without biases": {
+        "decoder.0.weight": ((16, 8, 2, 2), AMBIGUOUS),
+        "decoder.2.weight": ((3, 8, 3, 3), AMBIGUOUS),
+    },
+    "MobileNetV2, torch, a file that begins in the middle": {
+        "features.3.conv.0.weight": ((24, 1, 3, 3), AMBIGUOUS),
+        "features.3.conv.1.weight": ((16, 24, 3, 3), "16 x 216"),
+        "features.4.conv.0.weight": ((96, 16, 1, 1), "96 x 16"),
+    },
+    "MobileNetV2, torch, a file that begins with the first block": {
+        "features.1.conv.0.0.weight": ((24, 1, 3, 3), AMBIGUOUS),
+        "features.1.conv.1.weight": ((16, 24, 1, 1), "16 x 24"),
+    },
+    "DLRM": {
+        "emb_l.{0,1}.weight": ((50, 8), TABLE),
+        "bot_l.0.weight": ((8, 13), "8 x 13"),
+        "bot_l.0.bias": ((8,), BIAS),
+        "top_l.0.weight": ((4, 9), "4 x 9"),
+    },
+    "DLRM, TorchRec": {
+        "sparse_arch.embedding_bag_collection.embedding_bags.t_cat_0.weight": ((50, 8), TABLE),
+        "dense_arch.model._mlp.0._linear.weight": ((8, 13), "8 x 13"),
+        "dense_arch.model._mlp.0._linear.bias": ((8,), BIAS),
+        "emb_linear.weight": ((8, 13), "8 x 13"),
+    },
+    "matrix factorization": {
+        "{user,item}_factors.weight": ((50, 8), TABLE),
+        "{u,i}_weight.weight": ((50, 8), TABLE),
+        "{user,item}_bias.weight": ((50, 1), TABLE),
+        "item_factors": ((50, 8), TABLE),
+    },
+    "VQ-VAE, Encodec, and relative positions": {
+        "quantize.{embedding,codebook}.weight": ((64, 8), TABLE),
+        "{quantize,quantizer,vector_quantizer,vq}.weight": ((64, 8), TABLE),
+        "quantizer.vq.layers.0._codebook.embed": ((64, 8), TABLE),
+        "quantizer.project_in.weight": ((8, 16), "8 x 16"),
+        "{codebook,codevectors}": ((64, 8), TABLE),
+        "{relpos,abspos}.weight": ((15, 4), TABLE),
+    },
+    "masks of pruning": {
+        "query.weight": ((8, 8), AMBIGUOUS),
+        "query.mask_scores": ((8, 8), STATE),
+        "key.weight": ((8, 6), AMBIGUOUS),
+        "key.mask_scores": ((8, 1), STATE),  # of whole rows
+        "fc.weight": ((8, 8), AMBIGUOUS),
+        "fc.weight.mask": ((8, 8), STATE),
+        "kernel_masks.out.weight": ((8, 8), STATE),
+        "out.weight": ((8, 8), AMBIGUOUS),
+        "k_mask": ((8, 8), STATE),
+        "other.weight": ((8, 8), "8 x 8"),
+    },
+    "weights whose inputs are scaled (ModelOpt, SmoothQuant)": {
+        "a.weight": ((8, 6), AMBIGUOUS),
+        "a.pre_quant_scale": ((6,), SCALE),
+        "b.weight": ((8, 6), AMBIGUOUS),
+        "b.input_quantizer._pre_quant_scale": ((6,), SCALE),
+        "c.weight": ((8, 6), AMBIGUOUS),
+        "c.smooth_scale": ((1, 6), SCALE),
+        "d.weight": ((8, 6), "8 x 6"),
+        "d.input_scale": ((), SCALE),
     },
     "LoRA, PEFT": {
         "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": ((2, 8), "A 2 x 8"),
