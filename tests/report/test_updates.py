@@ -106,6 +106,20 @@ def test_metadata_tell_the_scale(tmp_path, metadata, place, scale):
     assert not (tmp_path / "small" / "adapter_config.json").exists()
 
 
+@pytest.mark.parametrize(("other", "scale"), [("8.0", 2.0), (None, 2.0), ("4.0", None)])
+def test_metadata_of_files_behind_an_index_tell_the_scale(tmp_path, other, scale):
+    a, b = draw(4, 9), draw(12, 4)
+    more = None if other is None else {"ss_network_alpha": other}
+    for name, leaf, metadata in [("lora_down", a, KOHYA), ("lora_up", b, more)]:
+        file = tmp_path / f"{name}.safetensors"
+        safetensors.numpy.save_file({f"q.{name}.weight": leaf}, file, metadata=metadata)
+    names = {f"q.{name}.weight": f"{name}.safetensors" for name in ("lora_down", "lora_up")}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": names}))
+    (row,) = analyze(index).rows
+    assert row.scale == scale
+
+
 @pytest.mark.parametrize(("rank", "scale"), [(2, 0.5), (4, None)])
 def test_metadata_tell_the_scale_of_convolutions(tmp_path, rank, scale):
     leaves = {"c.lora_down.weight": draw(rank, 3, 5, 5), "c.lora_up.weight": draw(6, rank, 1, 1)}

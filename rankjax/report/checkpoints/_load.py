@@ -17,7 +17,7 @@ from rankjax.report.checkpoints._json import json_object
 from rankjax.report.checkpoints._keras import read_keras
 from rankjax.report.checkpoints._npz import read_npz
 from rankjax.report.checkpoints._orbax import read_orbax
-from rankjax.report.checkpoints._safetensors import read_metadata, read_safetensors
+from rankjax.report.checkpoints._safetensors import read_safetensors
 from rankjax.report.checkpoints._sharded import read_sharded
 from rankjax.report.checkpoints._torch import is_pickle, read_torch
 
@@ -74,18 +74,17 @@ def load(path: str | Path) -> Checkpoint:
             path = checkpoint_in(path)
         elif not path.is_file():
             raise CheckpointError(f"{shown(str(path))} is neither a file nor a folder")
-        kind, (tree, unread) = _read(path)
+        kind, (tree, unread, *told) = _read(path)
         config = path.parent / "adapter_config.json"
         adapter = json_object(config.read_bytes(), config) if config.is_file() else {}
-        metadata = read_metadata(path) if kind == "safetensors" else {}
     except OSError as error:
         raise CheckpointError(f"{shown(str(path))}: {error.strerror or error}") from None
     except MemoryError:
         raise CheckpointError(f"{shown(str(path))} does not fit into memory") from None
-    return Checkpoint(str(path), kind, tree, tuple(unread), adapter, metadata)
+    return Checkpoint(str(path), kind, tree, tuple(unread), adapter, *told)
 
 
-def _read(path: Path) -> tuple[str, tuple[Any, list[LeftOut]]]:
+def _read(path: Path) -> tuple[str, tuple[Any, ...]]:
     if path.is_dir():
         return "Orbax", read_orbax(path)
     if path.name == ORBAX:
