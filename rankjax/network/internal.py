@@ -7,6 +7,7 @@ from rankjax.network._activations import find_activations as find_activations
 from rankjax.network._by_shape import LARGE as LARGE
 from rankjax.network._by_shape import by_shape as by_shape
 from rankjax.network._convolution import Window as Window
+from rankjax.network._cushions import NoCushions as NoCushions
 from rankjax.network._examples import batches as batches
 from rankjax.network._examples import check_labels as check_labels
 from rankjax.network._examples import logits_of_one as logits_of_one
