@@ -13,21 +13,23 @@ from dataclasses import dataclass
 
 from rankjax.network._named import Named
 
-_UP = re.compile(r"(^|_)(up([0-9]|_|s?$|conv|sampl|scal|block)|(de|t|trans)_?conv)")
+_UP = re.compile(r"(^|_)up([0-9]|_|s?$|sampl|scal|block)")
 _ONE = "one input channel: filters per channel (depthwise), or a convolution of one channel"
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A convolution with its channels: ``in_`` of one group.
-
-    ``swapped``: of torch, and neither a name nor a bias says that it is not transposed.
-    """
+    """A convolution with its channels: ``in_`` of one group; ``unbiased``: of torch, no bias."""
 
     leaf: Named
     out: int
     in_: int
-    swapped: bool = False
+    unbiased: bool = False
+
+    @property
+    def swapped(self) -> bool:
+        """Whether neither a name nor a bias says that it is not transposed."""
+        return self.unbiased and "conv" not in self.leaf.parent
 
     @property
     def window(self) -> tuple[int, ...]:
@@ -48,8 +50,8 @@ class Kernel:
         """
         named = any(_UP.search(key.lower()) for key in self.leaf.keys[:-1])
         even = all(size % 2 == 0 for size in self.window)
-        more = self.out > self.in_ or (self.out == self.in_ and even)
-        return self.swapped and named and more and not self.is_pointwise
+        more = self.out >= self.in_ if even else self.swapped and self.out > self.in_
+        return self.unbiased and named and more and not self.is_pointwise
 
 
 def doubts(kernels: Sequence[Kernel], outputs: Set[int]) -> Iterator[tuple[Named, str]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rankjax.network._named import Named, Order
+from rankjax.network._stacks import PROJECTIONS_OUT
 from rankjax.network._view import View
 
 # kernel_lora_a (Qwix), lora_kernel_a (Keras), lora_a (NNX, torchtune), lora_A (PEFT), lora_down
@@ -18,8 +19,8 @@ _RIGHT, _LEFT = {"a", "A", "down"}, {"b", "B", "up"}
 # A, and the other adapters of PEFT.
 _OTHERS = re.compile(
     r"lora_mid|lora_E|dora_scale|(lora_)?magnitude(_vector)?|hada_[wt].*|lokr_[wt].*|b?oft_.*|"
-    r"(poly_)?lora_[abAB][0-9]+|poly_lora_[AB]|(vera|ia3|fourierft|vblora|randlora)_.*|hra_u|"
-    r"c3a_kernel|(bone|miss)_block"
+    r"(poly_)?lora_[abAB][0-9]+|poly_lora_[AB]|[a-z]+lora_.*|hra_u|c3a_kernel|(bone|miss)_block|"
+    r"(vera|ia3|fourierft|waveft|shira|road)_.*|trainable_tokens_.*"
 )
 
 
@@ -113,21 +114,38 @@ def pairs(leaves: Iterable[Named]) -> tuple[tuple[Pair, ...], dict[str, tuple[st
     return tuple(whole), single
 
 
-def views(left: Named, right: Named) -> tuple[View, View] | None:
-    """How both are seen as matrices with the same inner axis; ``None`` where that is not plain."""
+_UNFIT = "does not fit the other factor of its update (LoRA)"
+_LAST_AXIS = (
+    "updates the last axis of a kernel of several axes (EinsumDense): no product of matrices, "
+    "unless all of its outputs are there"
+)
+
+
+def views(left: Named, right: Named) -> tuple[View, View] | str:
+    """How both are seen as matrices with the same inner axis, or why that is not plain."""
     named = _factor(left)
     if named is None or min(len(left.shape), len(right.shape)) < 2:
-        return None
+        return _UNFIT
+    keras = named.root[-1].startswith("lora_") and (len(left.shape), len(right.shape)) == (2, 3)
+    if keras and not PROJECTIONS_OUT.fullmatch(left.parent):
+        return _LAST_AXIS
     of = {"out in": _torch(left, right), "in out": _jax(left, right)}
     if named.order is not None:
-        return of[named.order]
-    found = [both for both in of.values() if both is not None]
+        return of[named.order] or _UNFIT
+    torch = of["out in"] or (_torch_stack(left, right) if named.side in {"B", "up"} else None)
+    found = [both for both in (torch, of["in out"]) if both is not None]
     if len(found) == 2:
         # Both fit a square weight. The rank is the smaller size; where it is not, the names tell.
         ranks = [both[0].matrix_shape(left.shape)[1] for both in found]
-        torch = ranks[0] < ranks[1] or (ranks[0] == ranks[1] and named.side in {"B", "up"})
-        return found[0 if torch else 1]
-    return found[0] if found else None
+        first = ranks[0] < ranks[1] or (ranks[0] == ranks[1] and named.side in {"B", "up"})
+        return found[0 if first else 1]
+    return found[0] if found else _UNFIT
+
+
+def _torch_stack(left: Named, right: Named) -> tuple[View, View] | None:
+    b, a = left.shape, right.shape
+    fits = len(b) == len(a) == 3 and b[0] == a[0] and b[2] == a[1]
+    return (View((1,), (2,), (0,)), View((1,), (2,), (0,))) if fits else None
 
 
 def _torch(left: Named, right: Named) -> tuple[View, View] | None:

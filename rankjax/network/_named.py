@@ -30,12 +30,12 @@ _SCALE = re.compile(
 )
 _NORM = re.compile(r"norm(?!al)|(^|_)([blg]n)(_|\d|$)")
 _DENSE = re.compile(r"proj|linear|dense")
-_TABLE = re.compile(r"embed|^w[tp]e$|(^|_)embs?(_|$)|^shared$|tokens?$|^[ui]_weight$")
+_TABLE = re.compile(r"embe?d|^w[tp]e$|(^|_)embs?(_|$)|^shared$|tokens?$|^[ui]_weight$")
 _TABLES = re.compile(r"emb(edding)?_?(bag|table|dict)s?")  # whatever each is called
 _LOOKUP = re.compile(r"embed|(^|_)emb$|^cls$|tokens?$")
 # As the whole name: a linear_pos is a dense layer.
 _ROWS = re.compile(
-    r"(.*_)?(vocab(ulary)?|lookup|table|factors|code_?books?|code_?vectors)|w[tp]e|w_pos|lut|"
+    r"(.*_)?(vocab(ulary)?|lookup|table|factors|code_?books?|code_?vectors|prompts?)|w[tp]e|w_pos|lut|"
     r"words?|chars?|pe|(vector_?)?quanti[sz]e(rs?)?|vq|"
     r"(abs(olute)?_?|rel(ative)?_?|learned_)?pos(ition(al)?)?s?(_enc(od(er|ings?))?)?"
 )

@@ -29,7 +29,10 @@ _ORDERS: dict[Layout | None, Order | None] = {
     None: None, "flax": "in out", "torch": "out in", "equinox": "out in",
 }  # fmt: skip
 _TRANSPOSED: dict[Order, re.Pattern[str]] = {  # Flax's ConvTranspose_0 is (in, out)
-    "out in": re.compile(r"deconv|conv\w*transpose"), "in out": re.compile(r"conv\dd_transpose"),
+    "out in": re.compile(
+        r"deconv|conv\w*transpose|(^|_)(t|up|trans(posed?)?)_?conv|conv_?(t|up|trans)([0-9]|_|$)"
+    ),
+    "in out": re.compile(r"conv\dd_transpose"),
 }  # fmt: skip
 _CONVOLUTION = re.compile(r"conv|patch|stem|^embed")
 _OF_HEADS = re.compile(r"einsum|(^|_|w)(q|k|v|kv|qkv)(_|$)|query|key|value|attn|attention|heads?")
@@ -141,8 +144,8 @@ class _Tree:
         self.factors: dict[str, View | str] = {}
         for pair in pairs(leaf for leaf in leaves if len(leaf.shape) > 1)[0]:
             both = views(by_path[pair.left], by_path[pair.right])
-            why = "does not fit the other factor of its update (LoRA)"
-            self.factors[pair.left], self.factors[pair.right] = both or (why, why)
+            pair_of = (both, both) if isinstance(both, str) else both
+            self.factors[pair.left], self.factors[pair.right] = pair_of
         # b_Q (heads, size) of W_Q (heads, width, size); alone, a b may be a matrix.
         first = {
             leaf: next((k for k in leaf.biases() if k in self.by_keys), None) for leaf in leaves
@@ -197,8 +200,7 @@ class _Tree:
                 channels = last if last < out_axis else first
                 out, in_ = layer.matrix_shape[0], layer.shape[channels]
                 leaf = Named(layer.path, layer.shape)
-                told = self._bias(leaf) is not None or "conv" in leaf.parent
-                swapped = layer.view.out == (0,) and not told
+                swapped = layer.view.out == (0,) and self._bias(leaf) is None
                 kernels.append(Kernel(leaf, out, in_, swapped))
         for leaf, why in doubts(kernels, {layer.matrix_shape[0] for layer in layers}):
             text = f"{why}: {_SETTLE}"

@@ -61,7 +61,7 @@ def _product(path: str, left: Layer, right: Layer) -> Layer:
     shape = left.matrix_shape[0], right.matrix_shape[1]
     stacked = left.view.stacked != ()
     view = View((1,), (2,), (0,)) if stacked else View((0,), (1,))
-    window = right.view.out == (0,) and len(right.shape) > 2  # of a convolution
+    window = len(right.view.in_) > 1  # of a convolution, or heads
     effect = Effect(
         (left.path, right.path), (left.shape, right.shape), (_STEP,), f"{left.view} {right.view}",
         _formed(left, right, stacked), (left.view, right.view),

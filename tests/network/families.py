@@ -775,6 +775,29 @@ _FAMILIES = {
         "layers/dense/lora_kernel_a": ((6, 2), "A 2 x 6"),
         "layers/dense/lora_kernel_b": ((2, 5), "B 5 x 2"),
     },
+    "LoRA, Keras, EinsumDense and convolutions": {
+        "layers/query/lora_kernel_a": ((8, 4, 2), AMBIGUOUS),
+        "layers/query/lora_kernel_b": ((2, 6), AMBIGUOUS),
+        "layers/attention_output/lora_kernel_a": ((4, 6, 2), "A 2 x 24"),
+        "layers/attention_output/lora_kernel_b": ((2, 8), "B 8 x 2"),
+        "layers/conv/lora_kernel_a": ((3, 3, 4, 2), "A 2 x 36"),
+        "layers/conv/lora_kernel_b": ((2, 8), "B 8 x 2"),
+    },
+    "LoRA of experts": {
+        "t.experts.lora_A": ((3, 2, 8), "A 3 > 2 x 8"),
+        "t.experts.lora_B": ((3, 6, 2), "B 3 > 6 x 2"),
+        "u.experts.lora_A": ((3, 4, 8), "A 3 > 4 x 8"),  # the rank is the smaller size
+        "u.experts.lora_B": ((3, 8, 4), "B 3 > 8 x 4"),
+        "j/experts/lora_a": ((3, 8, 4), "A 3 > 4 x 8"),
+        "j/experts/lora_b": ((3, 4, 8), "B 3 > 8 x 4"),
+    },
+    "transposed convolutions by their names, torch": {
+        "net.{tconv1,up_conv1,trans_conv1,conv_up,convt1}.weight": ((16, 8, 4, 4), AMBIGUOUS),
+        "ups.0.conv.weight": ((16, 8, 4, 4), AMBIGUOUS),
+        "ups.1.conv.weight": ((8, 16, 3, 3), "8 x 144"),
+        "up_conv2.weight": ((16, 8, 2, 2), "8 x 64"),
+        "up_conv2.bias": ((8,), BIAS),
+    },
     "LoRA, torchtune": {
         "layers.0.attn.q_proj.lora_a.weight": ((2, 8), "A 2 x 8"),
         "layers.0.attn.q_proj.lora_b.weight": ((8, 2), "B 8 x 2"),
@@ -814,6 +837,19 @@ _FAMILIES = {
         "q.lora_magnitude_vector": ((8,), OTHER),
         "k.lora_{A,B}": ((8, 8), OTHER),
         "k.lora_E": ((8, 1), OTHER),
+    },
+    "GraLoRA, DeLoRA, WaveFT, prompts": {
+        "q.{gralora,delora}_{A,B}": ((8, 8), OTHER),
+        "q.waveft_spectrum": ((8, 8), OTHER),
+        "e.trainable_tokens_delta": ((4, 8), OTHER),
+        "{soft_prompt,prompt_embeddings}": ((20, 8), TABLE),
+        "prompt.weight": ((20, 8), TABLE),
+    },
+    "names of GGUF": {
+        "token_embd.weight": ((50, 8), TABLE),
+        "blk.0.attn_q.weight": ((8, 8), "8 x 8"),
+        "blk.0.attn_norm.weight": ((8,), SCALE),
+        "output.weight": ((50, 8), "50 x 8"),
     },
     "OFT, VeRA, LoHa, LoKr, (IA)3": {
         "q.oft_R.weight": ((2, 6), OTHER),
