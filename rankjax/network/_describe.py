@@ -45,7 +45,8 @@ def describe(
     does, and bounds for chains of layers do not allow, is in ``Structure.outside``. Without
     ``apply``, names, shapes and the leaves beside a leaf decide (``kernel``: Flax, ``weight``:
     torch and Equinox); what they do not settle is left out, the number of positions of a
-    convolution stays unknown, and a dense layer counts as applied once.
+    convolution stays unknown, and a dense layer counts as applied once. Two factors with the names
+    of LoRA are one layer, their product without its scale.
 
     Args:
         params: Flax NNX state or Linen dictionary, Equinox module, or any tree of arrays.

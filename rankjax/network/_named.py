@@ -36,10 +36,11 @@ _LOOKUP = re.compile(r"embed|(^|_)emb$|^cls$|tokens?$")
 # As the whole name: a linear_pos is a dense layer.
 _ROWS = re.compile(
     r"(.*_)?(vocab(ulary)?|lookup|table|factors|code_?books?|code_?vectors|prompts?)|w[tp]e|w_pos|lut|"
-    r"words?|chars?|pe|(vector_?)?quanti[sz]e(rs?)?|vq|"
+    r"words?|chars?|pe|(vector_?)?quanti[sz]e(rs?)?|vq|query_(feat|pos)|"
+    r"(object|learned|latent)_quer(y|ies)|"
     r"(abs(olute)?_?|rel(ative)?_?|learned_)?pos(ition(al)?)?s?(_enc(od(er|ings?))?)?"
 )
-_NO_TABLE = re.compile(r"^embed_out$|unembed|conv|proj(ection)?$|_(linear|dense|fc|mlp)$")
+_NO_TABLE = re.compile(r"^embed_out$|unembed|conv|proj(ection)?$|_(linear|dense|fc)$")
 _DEPTHWISE = re.compile(r"depthwise|(^|_)dw_?conv|conv_?dw(_|\d|$)|(^|_)dw$")
 _IN_OUT = re.compile(r"(recurrent_|pointwise_)?kernel|w|lora_[ab]")
 _OUT_IN = re.compile(r"weight|[qkv]_proj_weight|in_proj_weight|weight_[ih][hr](_l\d+)?(_reverse)?")

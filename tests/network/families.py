@@ -702,6 +702,18 @@ _FAMILIES = {
         "features.1.conv.0.0.weight": ((24, 1, 3, 3), AMBIGUOUS),
         "features.1.conv.1.weight": ((16, 24, 1, 1), "16 x 24"),
     },
+    "DETR, Mask2Former": {
+        "{query_feat,query_pos,query_embed,level_embed}.weight": ((20, 8), TABLE),
+        "{object_queries,learned_queries}.weight": ((20, 8), TABLE),
+        "queries.weight": ((8, 8), "8 x 8"),  # a dense layer of a tutorial
+        "reference_points.weight": ((2, 8), "2 x 8"),
+        "reference_points.bias": ((2,), BIAS),
+    },
+    "neural collaborative filtering": {
+        "embed_{user,item}_{GMF,MLP}.weight": ((50, 8), TABLE),
+        "MLP_layers.0.weight": ((8, 16), "8 x 16"),
+        "MLP_layers.0.bias": ((8,), BIAS),
+    },
     "DLRM": {
         "emb_l.{0,1}.weight": ((50, 8), TABLE),
         "bot_l.0.weight": ((8, 13), "8 x 13"),
