@@ -34,12 +34,14 @@ def joined(leaves: Sequence[Layer | LeftOut]) -> list[Layer | LeftOut]:
             taken.add(path)
             product_of[pair.left] = product_of[pair.right] = _product(path, left, right)
     found: list[Layer | LeftOut] = []
+    placed: set[str] = set()
     for x in leaves:
         product = product_of.get(x.path)
         if product is None:
             found.append(x)
             continue
-        if product not in found:
+        if product.path not in placed:
+            placed.add(product.path)
             found.append(product)
         if x.path != product.path:
             text = f"part of the matrix of {product.path!r}, which is computed from it"
