@@ -33,12 +33,13 @@ _DENSE = re.compile(r"proj|linear|dense")
 _TABLE = re.compile(r"embe?d|^w[tp]e$|(^|_)embs?(_|$)|^shared$|tokens?$|^[ui]_weight$")
 _TABLES = re.compile(r"emb(edding)?_?(bag|table|dict)s?")  # whatever each is called
 _LOOKUP = re.compile(r"embed|(^|_)emb$|^cls$|tokens?$")
-# As the whole name: a linear_pos is a dense layer.
+# As the whole name: a linear_pos is a dense layer, and so is to_vocab.
 _ROWS = re.compile(
+    r"(?!(.*_)?(to|from|proj)_)("
     r"(.*_)?(vocab(ulary)?|lookup|table|factors|code_?books?|code_?vectors|prompts?)|w[tp]e|w_pos|lut|"
     r"words?|chars?|pe|(vector_?)?quanti[sz]e(rs?)?|vq|query_(feat|pos)|"
     r"(object|learned|latent)_quer(y|ies)|"
-    r"(abs(olute)?_?|rel(ative)?_?|learned_)?pos(ition(al)?)?s?(_enc(od(er|ings?))?)?"
+    r"(abs(olute)?_?|rel(ative)?_?|learned_)?pos(ition(al)?)?s?(_enc(od(er|ings?))?)?)"
 )
 _NO_TABLE = re.compile(r"^embed_out$|unembed|conv|proj(ection)?$|_(linear|dense|fc)$")
 _DEPTHWISE = re.compile(r"depthwise|(^|_)dw_?conv|conv_?dw(_|\d|$)|(^|_)dw$")

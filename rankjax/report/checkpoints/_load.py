@@ -10,7 +10,7 @@ from typing import Any
 from rankjax.network import LeftOut
 from rankjax.report.checkpoints._errors import CheckpointError, shown
 from rankjax.report.checkpoints._flax_msgpack import read_flax_msgpack
-from rankjax.report.checkpoints._folder import ORBAX, checkpoint_in
+from rankjax.report.checkpoints._folder import ORBAX, checkpoint_in, refuse_slices
 from rankjax.report.checkpoints._foreign import refuse_foreign
 from rankjax.report.checkpoints._hub import PREFIX, from_hub
 from rankjax.report.checkpoints._json import json_object
@@ -90,6 +90,7 @@ def _read(path: Path) -> tuple[str, tuple[Any, ...]]:
     if path.name == ORBAX:
         return "Orbax", read_orbax(path.parent)
     refuse_foreign(path)
+    refuse_slices(path)
     if path.name.endswith(".index.json"):
         return "several files", read_sharded(path)
     with path.open("rb") as file:
