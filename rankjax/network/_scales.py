@@ -11,8 +11,10 @@ import jax.numpy as jnp
 _SCALE = re.compile(r"scal|absmax|zero_?point", re.IGNORECASE)
 #: How a scale is named after its leaf.
 SCALE_NAMES = ("{}_scale_inv", "{}_scale", "scale_{}")
-# Of the inputs (ModelOpt, AWQ, SmoothQuant): what acts on the data is the weight with it.
-_OF_INPUTS = (
+# Of the inputs (ModelOpt, AWQ, SmoothQuant) or the outputs (scaled weight standardization, muP):
+# what acts on the data is the weight with it.
+_OF_FLOATS = (
+    "gain", "{}_gain", "{}_multiplier",
     "pre_quant_scale", "input_quantizer._pre_quant_scale", "input_quantizer/_pre_quant_scale",
     "smooth_scale", "smooth_scales", "smoothing_scale", "smoother",
 )  # fmt: skip
@@ -49,7 +51,7 @@ def scales_by_weight(paths: Collection[str]) -> dict[str, list[str]]:
 def scale_beside(path: str, leaves: Mapping[str, Any]) -> str | None:
     """The name of a scale of that leaf, where one of its name and of a shape that fits is there."""
     shape = tuple(leaves[path].shape)
-    for name, scale in _beside(path, leaves, (*SCALE_NAMES, *_OF_INPUTS)):
+    for name, scale in _beside(path, leaves, (*SCALE_NAMES, *_OF_FLOATS)):
         if _fits(tuple(scale.shape), shape):
             return name
     return None

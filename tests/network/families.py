@@ -762,6 +762,14 @@ _FAMILIES = {
         "d.weight": ((8, 6), "8 x 6"),
         "d.input_scale": ((), SCALE),
     },
+    "NFNet (scaled weight standardization), torch and Haiku": {
+        "conv.weight": ((8, 4, 3, 3), AMBIGUOUS),
+        "conv.gain": ((8, 1, 1, 1), VECTOR),
+        "conv/w": ((3, 3, 4, 8), AMBIGUOUS),
+        "conv/gain": ((8,), VECTOR),
+        "norm/gain": ((8,), VECTOR),
+        "head/w": ((8, 5), "5 x 8"),
+    },
     "LoRA, PEFT": {
         "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": ((2, 8), "A 2 x 8"),
         "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight": ((12, 2), "B 12 x 2"),
