@@ -28,7 +28,8 @@ def matrices_by_name(
         embeddings: include tables of embeddings, seen as (features, entries).
 
     Returns:
-        A ``Structure``; other leaves are in its ``left_out``, each with the reason.
+        A ``Structure``; other leaves are in its ``left_out``, each with the reason. Two factors of
+        LoRA are one layer, their product without its scale.
 
     Raises:
         ValueError: for an unknown layout.

@@ -7,7 +7,14 @@ import pytest
 import safetensors.numpy
 
 from rankjax import report
-from rankjax.report import CheckpointError, analyze, load, write_smaller_adapter
+from rankjax.report import (
+    CheckpointError,
+    analyze,
+    load,
+    matrices_by_name,
+    sequential,
+    write_smaller_adapter,
+)
 from tests.report.test_cli_analyze import run
 
 RNG = np.random.default_rng(0)
@@ -464,3 +471,11 @@ def test_on_the_command_line(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "analyze", lambda *a, **k: pytest.fail("the work has started"))
     again = run("analyze", big, "--write", tmp_path / "small")
     assert "holds an adapter already" in again.stderr
+
+
+@pytest.mark.parametrize("parts", [{"lora_a": (9, 2), "lora_b": (2, 5)}, {"ia3_l": (5,)}])
+def test_a_chain_of_dense_layers_has_no_adapters(parts):
+    tree = {"d": {"kernel": draw(9, 5), **{name: draw(*shape) for name, shape in parts.items()}}}
+    flat = {f"d/{name}": leaf for name, leaf in tree["d"].items()}
+    with pytest.raises(ValueError, match="is of an adapter, no layer: merge it"):
+        sequential("dense", matrices_by_name(flat), tree)
