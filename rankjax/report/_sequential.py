@@ -80,9 +80,7 @@ def sequential(
     adapters = [layer.path for layer in matrices if layer.effect is not None]
     adapters += [leaf.path for leaf in structure.left_out if leaf.why is Reason.OTHER_USE]
     if adapters:
-        raise ValueError(
-            f"sequential: {adapters[0]!r} is of an adapter, no layer: merge it into the weight first"
-        )
+        raise ValueError(f"sequential: {adapters[0]!r} is of an adapter, no layer: merge it first")
     if names.count("dense") != len(matrices) or not matrices:
         raise ValueError(
             f"sequential: got {names.count('dense')} times 'dense' for {len(matrices)} matrices: "
