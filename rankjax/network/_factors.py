@@ -85,7 +85,11 @@ def not_plain(leaves: Sequence[Named]) -> dict[str, str]:
     of_module = {keys: path for path, keys in found.items()}
     whys = dict.fromkeys(found, "a part of an update that is no plain product")
     whole, single = pairs(leaf for leaf in leaves if len(leaf.shape) > 1 and leaf.path not in found)
+    by_keys = {leaf.keys: leaf for leaf in leaves}
     for pair in whole:
+        magnitudes = by_keys.get((*pair.module, "m"))  # DoRA of MLX
+        if magnitudes is not None and len(magnitudes.shape) == 1:
+            of_module[pair.module] = magnitudes.path
         if pair.module in of_module:
             key = Named(of_module[pair.module], ()).keys[len(pair.module)]
             why = f"{key} changes the product: not the update B A alone"

@@ -94,6 +94,9 @@ def take_updates(
 
 def _why_none(place: str | None, rank: int, config: Mapping[str, Any]) -> str:
     """Why two factors are no plain product, by the config of the adapter."""
+    for key in ("peft_type", "fine_tune_type"):  # of PEFT, of MLX
+        if str(config.get(key) or "lora").lower() != "lora":
+            return f"its config says {key} {config[key]}: not the update B A alone"
     for flag, needed in _FLAGS.items():
         if config.get(flag):
             missing = f", and the file holds no {needed} for it" if needed else ""

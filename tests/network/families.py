@@ -853,6 +853,8 @@ _FAMILIES = {
         "q.base_layer.weight": ((12, 8), "12 x 8"),
     },
     "DoRA, AdaLoRA": {
+        "v.lora_{a,b}": ((8, 8), OTHER),
+        "v.m": ((8,), VECTOR),  # MLX
         "q.lora_{A,B}.weight": ((8, 8), OTHER),
         "q.lora_magnitude_vector": ((8,), OTHER),
         "k.lora_{A,B}": ((8, 8), OTHER),

@@ -283,3 +283,15 @@ def test_stacked_factors_are_a_stack_of_updates():
     assert structure.names == ("layers[0]", "layers[1]", "layers[2]")
     expected = jnp.swapaxes(a @ b, 1, 2)[:, None]
     np.testing.assert_array_equal(structure.matrices(params)[0], expected)
+
+
+def test_how_often_an_update_of_a_convolution_is_applied_is_not_known_by_name():
+    shapes = {"c.lora_A.weight": (2, 3, 5, 5), "c.lora_B.weight": (6, 2, 1, 1),
+              "d.lora_A.weight": (2, 3), "d.lora_B.weight": (6, 2)}  # fmt: skip
+    params = {path: jnp.ones(shape) for path, shape in shapes.items()}
+    structure = describe(params)
+    assert [(x.matrix_shape, x.positions) for x in structure.layers] == [
+        ((6, 75), None),
+        ((6, 3), 1),
+    ]
+    np.testing.assert_array_equal(structure.matrices(params)[0], jnp.full((1, 1, 6, 75), 2.0))

@@ -249,16 +249,18 @@ def test_updates_that_are_no_products(names, layout):
 
 
 @pytest.mark.parametrize(
-    ("flag", "why"),
-    [("use_dora", "use_dora, and the file holds no lora_magnitude_vector"),
-     ("use_qalora", "use_qalora:")],
+    ("flag", "value", "why"),
+    [("use_dora", True, "use_dora, and the file holds no lora_magnitude_vector"),
+     ("use_qalora", True, "use_qalora:"), ("peft_type", "ADALORA", "peft_type ADALORA:"),
+     ("fine_tune_type", "dora", "fine_tune_type dora:")],
 )  # fmt: skip
-def test_a_config_that_says_more_than_a_product(tmp_path, flag, why):
-    found = analyze(folder(tmp_path, peft(), lora_alpha=16, **{flag: True}))
+def test_a_config_that_says_more_than_a_product(tmp_path, flag, value, why):
+    found = analyze(folder(tmp_path, peft(), lora_alpha=16, **{flag: value}))
     assert found.rows == ()
     assert len(found.left_out) == 2
     assert all(leaf.text.startswith(f"its config says {why}") for leaf in found.left_out)
-    assert len(analyze(folder(tmp_path, peft(), lora_alpha=16, **{flag: False})).rows) == 1
+    plain = False if value is True else "LORA"
+    assert len(analyze(folder(tmp_path, peft(), lora_alpha=16, **{flag: plain})).rows) == 1
 
 
 def test_two_adapters_in_one_file():
