@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from rankjax.network._channels import Kernel, doubts
 from rankjax.network._factors import not_plain, pairs, views
 from rankjax.network._left_out import LeftOut, Reason
+from rankjax.network._masks import Masks
 from rankjax.network._named import MASK, Layout, Named, Order
 from rankjax.network._packed import packed
 from rankjax.network._paths import natural_order
@@ -126,15 +127,7 @@ class _Tree:
         self.order: Order | None = order
         self.embeddings = embeddings
         self.by_keys = {leaf.keys: leaf for leaf in leaves}
-        self.masks: dict[tuple[str, ...], list[Named]] = {}  # by the end of what they mask
-        for leaf in leaves:
-            for i, key in enumerate(leaf.keys):
-                found = MASK.fullmatch(key)
-                if found and i == len(leaf.keys) - 1:
-                    owner = (*leaf.keys[:-1], *([found[1]] if found[1] else []))
-                    self.masks.setdefault(("", *owner), []).append(leaf)
-                elif found and i < len(leaf.keys) - 2:
-                    self.masks.setdefault(leaf.keys[i + 1 :], []).append(leaf)
+        self.mask_of = Masks(leaves).of
         self.by_end: dict[str, list[Named]] = {}
         for leaf in leaves:
             self.by_end.setdefault(leaf.keys[-1], []).append(leaf)
@@ -345,18 +338,6 @@ class _Tree:
         )
         equinox = leaf.keys[-2:] == ("layer", "weight") and (*keys[:-2], "g") in self.by_keys
         return torch or nnx or equinox or (len(keys) > 1 and keys[-2:] in self.normalized)
-
-    def mask_of(self, leaf: Named) -> str | None:
-        """Its mask: beside it or below it, of its name or of that of the module; in a tree."""
-        for owner in (("", *leaf.keys), ("", *leaf.keys[:-1])):
-            for mask in self.masks.get(owner, ()):
-                if mask.shape == leaf.shape or mask.name.endswith(("score", "scores")):
-                    return f"{mask.keys[-1]} beside it"
-        for i in range(len(leaf.keys)):
-            for mask in self.masks.get(leaf.keys[i:], ()):
-                if mask.shape == leaf.shape and mask is not leaf:
-                    return mask.path
-        return None
 
     def _is_moment(self, leaf: Named) -> bool:
         """Whether an optimizer keeps it: of the same name and shape as another leaf."""
