@@ -54,12 +54,13 @@ class Kernel:
         return self.unbiased and named and more and not self.is_pointwise
 
 
-def doubts(kernels: Sequence[Kernel], outputs: Set[int]) -> Iterator[tuple[Named, str]]:
+def doubts(kernels: Sequence[Kernel], outputs: Set[int] | None) -> Iterator[tuple[Named, str]]:
     """The kernels that may be those of grouped or transposed convolutions, and why.
 
     Args:
         kernels: all kernels of the tree.
-        outputs: how many outputs each matrix of the tree has, the kernels too.
+        outputs: how many outputs each matrix of the tree has, the kernels too; ``None``: others are
+            not known.
     """
     below = Counter(k.leaf.keys[:i] for k in kernels for i in range(len(k.leaf.keys)))
     places = {kernel: _place(kernel, below) for kernel in kernels}
@@ -87,8 +88,10 @@ def doubts(kernels: Sequence[Kernel], outputs: Set[int]) -> Iterator[tuple[Named
             yield kernel.leaf, _ONE
 
 
-def _takes_the_image(kernel: Kernel, kernels: Sequence[Kernel], outputs: Set[int]) -> bool:
+def _takes_the_image(kernel: Kernel, kernels: Sequence[Kernel], outputs: Set[int] | None) -> bool:
     """Whether a kernel of one channel is the first: the data have one channel."""
+    if outputs is None:
+        return False
     others = [other for other in kernels if other is not kernel]
     if any(other.leaf.precedes(kernel.leaf) for other in others):
         return False

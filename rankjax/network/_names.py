@@ -75,7 +75,11 @@ _Verdict = _Seen | Reason | str  # a text: why it is ambiguous
 
 
 def layers_by_name(
-    leaves: Mapping[str, Any], *, layout: Layout | None = None, embeddings: bool = False
+    leaves: Mapping[str, Any],
+    *,
+    layout: Layout | None = None,
+    embeddings: bool = False,
+    whole: bool = True,
 ) -> dict[str, Layer | LeftOut]:
     """What each leaf is, in natural order of the paths.
 
@@ -85,6 +89,7 @@ def layers_by_name(
         layout: how weights are stored, where names do not tell; then every leaf with two axes is a
             matrix, whatever its name, unless it is a bias, a scale, a table or state.
         embeddings: tables of embeddings are matrices, too: (features, entries).
+        whole: whether these are all leaves of a model.
 
     Example:
         >>> found = layers_by_name({"Conv_0/kernel": jnp.ones((3, 3, 16, 32))})
@@ -116,7 +121,7 @@ def layers_by_name(
             if other and isinstance(found[path], Layer):
                 text = f"whether {other} multiplies it is not told: {_SETTLE}"
                 found[path] = LeftOut(path, leaf.shape, Reason.AMBIGUOUS, text)
-    tree.check_channels(found)
+    tree.check_channels(found, whole)
     return found
 
 
@@ -182,7 +187,7 @@ class _Tree:
         positions = None if verdict.convolution else 1
         return Layer(leaf.path, leaf.shape, verdict.view, positions=positions)
 
-    def check_channels(self, found: dict[str, Layer | LeftOut]) -> None:
+    def check_channels(self, found: dict[str, Layer | LeftOut], whole: bool) -> None:
         """Leave out kernels that may be those of grouped convolutions."""
         layers = [layer for layer in found.values() if isinstance(layer, Layer)]
         kernels = []
@@ -195,7 +200,8 @@ class _Tree:
                 leaf = Named(layer.path, layer.shape)
                 swapped = layer.view.out == (0,) and self._bias(leaf) is None
                 kernels.append(Kernel(leaf, out, in_, swapped))
-        for leaf, why in doubts(kernels, {layer.matrix_shape[0] for layer in layers}):
+        outputs = {layer.matrix_shape[0] for layer in layers}
+        for leaf, why in doubts(kernels, outputs if whole else None):
             text = f"{why}: {_SETTLE}"
             found[leaf.path] = LeftOut(leaf.path, leaf.shape, Reason.AMBIGUOUS, text)
 

@@ -97,7 +97,9 @@ def analyze(
     checkpoint = _checkpoint(params)
     leaves = _arrays(checkpoint)
     if structure is None:
-        structure = matrices_by_name(leaves, layout=layout, embeddings=embeddings)
+        structure = matrices_by_name(
+            leaves, layout=layout, embeddings=embeddings, whole=checkpoint.whole
+        )
         seen_as = layout or f"{guessed_layout(structure)}, told by the names"
     else:
         check_structure(structure, checkpoint.tree)

@@ -14,7 +14,11 @@ from rankjax.network.internal import Layout, Named, factors_of, joined, layers_b
 
 
 def matrices_by_name(
-    leaves: Mapping[str, Any], *, layout: Layout | None = None, embeddings: bool = False
+    leaves: Mapping[str, Any],
+    *,
+    layout: Layout | None = None,
+    embeddings: bool = False,
+    whole: bool = True,
 ) -> Structure:
     """The weight matrices among the leaves of a checkpoint, in natural order of their paths.
 
@@ -26,6 +30,7 @@ def matrices_by_name(
             experts or heads have more axes, it says which of them is put in.
             ``None``: names, and the leaves beside a leaf, decide.
         embeddings: include tables of embeddings, seen as (features, entries).
+        whole: whether these are all leaves; of a part, no kernel is taken for that of the image.
 
     Returns:
         A ``Structure``; other leaves are in its ``left_out``, each with the reason. Two factors of
@@ -36,7 +41,8 @@ def matrices_by_name(
     """
     if layout is not None:
         one_of(layout, "layout", Layout)
-    found = joined(list(layers_by_name(leaves, layout=layout, embeddings=embeddings).values()))
+    by_path = layers_by_name(leaves, layout=layout, embeddings=embeddings, whole=whole)
+    found = joined(list(by_path.values()))
     return Structure(
         tuple(one for one in found if isinstance(one, Layer)),
         tuple(one for one in found if isinstance(one, LeftOut)),

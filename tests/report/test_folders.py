@@ -7,7 +7,7 @@ import flax.serialization
 import numpy as np
 import pytest
 
-from rankjax.report import CheckpointError, load
+from rankjax.report import CheckpointError, analyze, load
 from tests.report.checkpoints import save_msgpack, save_npz, save_safetensors, weights
 from tests.report.test_checkpoints import check
 
@@ -120,3 +120,15 @@ def test_a_part_that_may_hold_slices_of_matrices_is_refused(tmp_path, mine, othe
     if (tmp_path / other).parent != tmp_path:
         (tmp_path / other).parent.rmdir()
     load(tmp_path / mine)
+
+
+def test_a_kernel_of_one_channel_in_a_part_is_not_that_of_the_image(tmp_path):
+    kernels = {"conv1": {"weight": np.ones((6, 1, 5, 5), np.float32)},
+               "conv2": {"weight": np.ones((12, 6, 5, 5), np.float32)}}  # fmt: skip
+    for name, paths in {
+        "model-00001-of-00001.safetensors": ["conv1.weight", "conv2.weight"],
+        "model-00002-of-00003.safetensors": ["conv2.weight"],
+    }.items():
+        save_safetensors(kernels, tmp_path / name)
+        found = analyze(tmp_path / name)
+        assert [row.path.replace("/", ".") for row in found.rows] == paths

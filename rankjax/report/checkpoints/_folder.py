@@ -39,6 +39,12 @@ def checkpoint_in(folder: Path) -> Path:
     return found
 
 
+def is_part(path: Path) -> bool:
+    """Whether the name says that other files hold other leaves."""
+    part = _PART.fullmatch(path.name)
+    return part is not None and part[1] != "1"
+
+
 def refuse_slices(path: Path) -> None:
     """Refuse a file of which others hold the other slices of the same matrices.
 

@@ -10,7 +10,7 @@ from typing import Any
 from rankjax.network import LeftOut
 from rankjax.report.checkpoints._errors import CheckpointError, shown
 from rankjax.report.checkpoints._flax_msgpack import read_flax_msgpack
-from rankjax.report.checkpoints._folder import ORBAX, checkpoint_in, refuse_slices
+from rankjax.report.checkpoints._folder import ORBAX, checkpoint_in, is_part, refuse_slices
 from rankjax.report.checkpoints._foreign import refuse_foreign
 from rankjax.report.checkpoints._hub import PREFIX, from_hub
 from rankjax.report.checkpoints._json import json_object
@@ -39,6 +39,7 @@ class Checkpoint:
         unread: what it holds and was not read, with the reason.
         adapter: what ``adapter_config.json`` beside it says (PEFT), or nothing.
         metadata: what the header of a safetensors file says beside the arrays.
+        whole: ``False`` for one of several files (``model-00002-of-00003.safetensors``).
     """
 
     source: str
@@ -47,6 +48,7 @@ class Checkpoint:
     unread: tuple[LeftOut, ...] = ()
     adapter: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    whole: bool = True
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -81,7 +83,9 @@ def load(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{shown(str(path))}: {error.strerror or error}") from None
     except MemoryError:
         raise CheckpointError(f"{shown(str(path))} does not fit into memory") from None
-    return Checkpoint(str(path), kind, tree, tuple(unread), adapter, *told)
+    metadata = told[0] if told else {}
+    whole = not is_part(path)
+    return Checkpoint(str(path), kind, tree, tuple(unread), adapter, metadata, whole)
 
 
 def _read(path: Path) -> tuple[str, tuple[Any, ...]]:
