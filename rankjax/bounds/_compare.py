@@ -26,7 +26,7 @@ from rankjax.bounds._table import Table
 from rankjax.bounds._undefined import dead_layers, why_undefined
 from rankjax.matrix import SingularValueMethod
 from rankjax.network import Cushions, Measured, Perturbed, Sample, Structure, measure
-from rankjax.network.internal import check_structure, positive_margin
+from rankjax.network.internal import NoCushions, check_structure, positive_margin
 
 
 def compare(
@@ -84,10 +84,13 @@ def compare(
         if y is None or apply is None:
             raise ValueError("x: data need y and apply too")
         sample = Sample.from_data(structure, params, x, y, apply=apply)
+    no_cushions = None
     if x is not None and apply is not None and cushion_examples and sample.cushions is None:
         few = jax.tree.map(lambda a: a[:cushion_examples], x)
-        if all(layer.uses == 1 and layer.stacked == 1 for layer in structure.layers):
+        try:
             sample = sample.with_cushions(Cushions.from_data(structure, params, few, apply=apply))
+        except NoCushions as error:
+            no_cushions = str(error)
     margin = _margin(sample, margin_share, structure, params) if gamma is None else gamma
     margin = float(positive_margin(margin))
     example = None if x is None else jax.tree.map(lambda a: a[:1], x)
@@ -96,6 +99,8 @@ def compare(
         apply=apply if example is not None else None, example=example,
     )  # fmt: skip
     results, left_out = all_bounds(measured, sample, gamma=margin, delta=delta)
+    if no_cushions is not None:
+        left_out = tuple((n, no_cushions if n == "compression" else why) for n, why in left_out)
     if perturbed is not None:
         results += (pac_bayes_gaussian(measured, sample, perturbed=perturbed, delta=delta),)
     results = (*results, *more)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from rankjax._arguments import at_least_float32
 from rankjax._linear_algebra import largest
 from rankjax.network._examples import batches
 from rankjax.network._paths import Skeleton, array_paths, split_arrays
@@ -18,6 +19,10 @@ from rankjax.network._running import run
 from rankjax.network._structure import Structure, check_structure
 from rankjax.network._traced_layers import uses_by_name
 from rankjax.network._tracing import trace_uses
+
+
+class NoCushions(ValueError):
+    """A network that has no cushions, whatever the data."""
 
 
 @partial(
@@ -65,13 +70,13 @@ class Cushions:
 
         Raises:
             ValueError: for parameters that do not fit the structure; if a matrix is tied, in a
-                stack, or not used at all.
+                stack, or not used at all; if its products are whole numbers.
         """
         check_structure(structure, params)
         wrong = [layer.path for layer in structure.layers if layer.uses > 1 or layer.stacked > 1]
         if wrong:
-            raise ValueError(
-                f"structure: cushions are measured for one matrix a leaf, used once; got {wrong}"
+            raise NoCushions(
+                f"structure: cushions are measured for one matrix per leaf, used once; got {wrong}"
             )
         arrays, skeleton = split_arrays(params)
         n = jax.tree.leaves(x)[0].shape[0]
@@ -89,7 +94,7 @@ class Cushions:
 def _cushions(structure: Structure, skeleton: Skeleton, arrays, x, keys, apply, probes: int):
     params = skeleton.fill(arrays)
     paths = array_paths(params)
-    matrices = structure.matrices(params)
+    matrices = [at_least_float32(a) for a in structure.matrices(params)]
     norms = jnp.concatenate(
         [
             jnp.sqrt(jnp.sum(jnp.square(a), (1, 2, 3)) * (layer.positions or 1))
@@ -125,6 +130,11 @@ def _cushions(structure: Structure, skeleton: Skeleton, arrays, x, keys, apply, 
         points, outputs = run_shifted(x, None, data)
         if len(points) != norms.shape[0]:
             raise ValueError(f"apply uses {len(points)} matrices, the structure has {len(norms)}")
+        whole = [str(p.dtype) for p in points if not jnp.issubdtype(p.dtype, jnp.floating)]
+        if whole:
+            raise NoCushions(
+                f"cushions need derivatives, and products of whole numbers have none ({whole[0]})"
+            )
         size = jnp.stack([jnp.linalg.norm(p) for p in points])
         inputs = jnp.stack(data)
         # What the activations take away; the last layer has none.

@@ -13,6 +13,7 @@ from rankjax.network._examples import one_of
 from rankjax.network._left_out import LeftOut, Reason
 from rankjax.network._names import layers_by_name
 from rankjax.network._paths import paths_and_leaves, split_arrays
+from rankjax.network._products import joined
 from rankjax.network._scales import is_code, scales_by_weight
 from rankjax.network._structure import Layer, Structure, check_both, check_real
 from rankjax.network._traced_layers import layers_of, outside_of
@@ -44,7 +45,8 @@ def describe(
     does, and bounds for chains of layers do not allow, is in ``Structure.outside``. Without
     ``apply``, names, shapes and the leaves beside a leaf decide (``kernel``: Flax, ``weight``:
     torch and Equinox); what they do not settle is left out, the number of positions of a
-    convolution stays unknown, and a dense layer counts as applied once.
+    convolution stays unknown, and a dense layer counts as applied once. Two factors with the names
+    of LoRA are one layer, their product without its scale.
 
     Args:
         params: Flax NNX state or Linen dictionary, Equinox module, or any tree of arrays.
@@ -112,7 +114,13 @@ def describe(
             found[path] = Layer(path, shapes[path], view, positions=1)
     included = _mask_by_path(mask, params, dict(leaves))
     layers, left_out, unknown = [], [], []
-    for path, layer in found.items():
+    outside = None
+    entries = list(found.values())
+    if apply is None:
+        entries = joined(entries)
+        outside = _updated(entries)
+    for layer in entries:
+        path = layer.path
         if isinstance(layer, LeftOut):
             if apply is None and len(layer.shape) > 1 and included(path):
                 check_real(path, dict(leaves)[path])
@@ -138,7 +146,7 @@ def describe(
         which = "params holds" if mask is None else "mask matches"
         text = "\n".join(seen or ["  (no leaves)"])
         raise ValueError(f"{which} no weight matrix; its leaves are\n{text}")
-    outside, biases, homogeneous = None, (), False
+    biases, homogeneous = (), False
     if facts is not None:
         paths = list(shapes)
         outside = outside_of(facts, shapes, left_out, unknown)
@@ -159,6 +167,14 @@ def _trace(
     abstract = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
     one = one_of(example)
     return trace_uses(lambda p, x: apply(skeleton.fill(p), x), abstract, one, activations).trace
+
+
+def _updated(entries: Sequence[Layer | LeftOut]) -> tuple[str, ...] | None:
+    """What names alone say against a chain: weights that are updated by an adapter."""
+    parts = [x.path for x in entries if isinstance(x, LeftOut) and x.why is Reason.OTHER_USE]
+    updates = [x.path for x in entries if isinstance(x, Layer) and x.effect is not None]
+    found = [*updates, *parts]
+    return (f"updates its weights by an adapter, with {found[0]!r}",) if found else None
 
 
 def _codes(leaves: dict[str, Any]) -> dict[str, LeftOut]:

@@ -19,6 +19,7 @@ from jax import Array
 from jax.core import Tracer
 
 from rankjax._jax_internals import run_equation
+from rankjax.network._view import View
 
 if TYPE_CHECKING:  # jax.extend imports Pallas, a tenth of a second
     from rankjax._jax_internals import JaxprEqn
@@ -195,10 +196,11 @@ class Effect:
     """How the matrix that acts is computed from leaves (static; equal if the steps are equal).
 
     Attributes:
-        paths: the leaves it is computed from; the first is the largest.
+        paths: the leaves it is computed from; the first is the largest, or the left factor.
         shapes: their shapes.
         steps: names of the primitives, for messages.
         key: tells the steps apart.
+        factors: of the product of two leaves, told by their names, how each is a matrix.
     """
 
     paths: tuple[str, ...]
@@ -206,6 +208,7 @@ class Effect:
     steps: tuple[str, ...]
     key: str
     compute: Callable[[Mapping[str, Any]], Array] = field(compare=False, repr=False)
+    factors: tuple[View, View] | None = None
 
     @classmethod
     def of(

@@ -1,12 +1,13 @@
-"""Pairs of leaves whose product updates a weight (LoRA), under the names of every library."""
+"""Leaves of adapters by their names: pairs whose product updates a weight (LoRA), and others."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rankjax.network._named import Named, Order
+from rankjax.network._stacks import PROJECTIONS_OUT
 from rankjax.network._view import View
 
 # kernel_lora_a (Qwix), lora_kernel_a (Keras), lora_a (NNX, torchtune), lora_A (PEFT), lora_down
@@ -14,6 +15,13 @@ from rankjax.network._view import View
 _FACTOR = re.compile(r"((?:.*_)?lora_(?:.*_)?|lora(?=[AB]))([aA]|[bB]|down|up)")
 _BELOW_LORA = re.compile(r"(?:.*_)?lora\d*(?:_.*)?")  # to_q.lora.down, q_einsum/lora/a
 _RIGHT, _LEFT = {"a", "A", "down"}, {"b", "B", "up"}
+# What makes something else than a product: DoRA, AdaLoRA, LoHa, LoKr, OFT, VeRA, several B of one
+# A, and the other adapters of PEFT.
+_OTHERS = re.compile(
+    r"lora_mid|lora_E|dora_scale|(lora_)?magnitude(_vector)?|hada_[wt].*|lokr_[wt].*|b?oft_.*|"
+    r"(poly_)?lora_[abAB][0-9]+|poly_lora_[AB]|[a-z]+lora_.*|hra_u|c3a_kernel|(bone|miss)_block|"
+    r"(vera|ia3|fourierft|waveft|shira|road)_.*|trainable_tokens_.*"
+)
 
 
 @dataclass(frozen=True)
@@ -43,53 +51,105 @@ class _Factor:
 
 def _factor(leaf: Named) -> _Factor | None:
     keys = leaf.keys
-    for i in reversed(range(max(0, len(keys) - 3), len(keys))):
+    places = list(reversed(range(max(0, len(keys) - 3), len(keys))))
+    for i in places:  # before the others: of lora_A.b.weight, b is the name of the adapter
         found = _FACTOR.fullmatch(keys[i])
         if found:
-            prefix, side = found[1], found[2]
-        elif i and keys[i] in _RIGHT | _LEFT and _BELOW_LORA.fullmatch(keys[i - 1]):
-            prefix, side = "", keys[i]
-        else:
-            continue
-        root = (*keys[:i], prefix, *keys[i + 1 :])
-        order = leaf.order if i + 1 < len(keys) else None
-        return _Factor(root, keys[:i], side, order)
+            return _at(leaf, i, found[1], found[2])
+    for i in places:
+        if i and keys[i] in _RIGHT | _LEFT and _BELOW_LORA.fullmatch(keys[i - 1]):
+            return _at(leaf, i, "", keys[i])
     return None
 
 
-def pairs(leaves: Iterable[Named]) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
-    """The pairs among the leaves, and the paths of factors without a partner."""
+def _at(leaf: Named, i: int, prefix: str, side: str) -> _Factor:
+    keys = leaf.keys
+    order = leaf.order if i + 1 < len(keys) else None
+    return _Factor((*keys[:i], prefix, *keys[i + 1 :]), keys[:i], side, order)
+
+
+def others(leaves: Iterable[Named]) -> dict[str, tuple[str, ...]]:
+    """What belongs to updates that are no plain products, with the keys of the module."""
+    found = {}
+    for leaf in leaves:
+        for i, key in enumerate(leaf.keys):
+            # A layer may be called magnitude; that of DoRA is a vector.
+            if _OTHERS.fullmatch(key) and (key != "magnitude" or len(leaf.shape) < 2):
+                found[leaf.path] = leaf.keys[:i]
+    return found
+
+
+def not_plain(leaves: Sequence[Named]) -> dict[str, str]:
+    """The leaves of adapters that are no update ``B A`` by themselves, and why."""
+    found = others(leaves)
+    of_module = {keys: path for path, keys in found.items()}
+    whys = dict.fromkeys(found, "a part of an update that is no plain product")
+    whole, single = pairs(leaf for leaf in leaves if len(leaf.shape) > 1 and leaf.path not in found)
+    by_keys = {leaf.keys: leaf for leaf in leaves}
+    for pair in whole:
+        magnitudes = by_keys.get((*pair.module, "m"))  # DoRA of MLX
+        if magnitudes is not None and len(magnitudes.shape) == 1:
+            of_module[pair.module] = magnitudes.path
+        if pair.module in of_module:
+            key = Named(of_module[pair.module], ()).keys[len(pair.module)]
+            why = f"{key} changes the product: not the update B A alone"
+            whys |= dict.fromkeys((pair.left, pair.right), why)
+    for path, module in single.items():
+        alone = "one factor of an update (LoRA) without the other: no matrix by itself"
+        whys[path] = whys[of_module[module]] if module in of_module else alone
+    return whys
+
+
+def pairs(leaves: Iterable[Named]) -> tuple[tuple[Pair, ...], dict[str, tuple[str, ...]]]:
+    """The pairs among the leaves; factors without a partner, with the keys before them."""
     sides: dict[tuple[str, ...], dict[str, tuple[str, _Factor]]] = {}
     for leaf in leaves:
         found = _factor(leaf)
         if found:
             side = "right" if found.side in _RIGHT else "left"
             sides.setdefault(found.root, {})[side] = leaf.path, found
-    whole, single = [], []
+    whole, single = [], {}
     for root, two in sides.items():
         if len(two) < 2:
-            single += [path for path, _ in two.values()]
+            single |= {path: factor.module for path, factor in two.values()}
         else:
             (left, of_left), (right, _) = two["left"], two["right"]
             whole.append(Pair(left, right, _weight(root), of_left.module))
-    return tuple(whole), tuple(single)
+    return tuple(whole), single
 
 
-def views(left: Named, right: Named) -> tuple[View, View] | None:
-    """How both are seen as matrices with the same inner axis; ``None`` where that is not plain."""
+_UNFIT = "does not fit the other factor of its update (LoRA)"
+_LAST_AXIS = (
+    "updates the last axis of a kernel of several axes (EinsumDense): no product of matrices, "
+    "unless all of its outputs are there"
+)
+
+
+def views(left: Named, right: Named) -> tuple[View, View] | str:
+    """How both are seen as matrices with the same inner axis, or why that is not plain."""
     named = _factor(left)
     if named is None or min(len(left.shape), len(right.shape)) < 2:
-        return None
+        return _UNFIT
+    keras = named.root[-1].startswith("lora_") and (len(left.shape), len(right.shape)) == (2, 3)
+    if keras and not PROJECTIONS_OUT.fullmatch(left.parent):
+        return _LAST_AXIS
     of = {"out in": _torch(left, right), "in out": _jax(left, right)}
     if named.order is not None:
-        return of[named.order]
-    found = [both for both in of.values() if both is not None]
+        return of[named.order] or _UNFIT
+    torch = of["out in"] or (_torch_stack(left, right) if named.side in {"B", "up"} else None)
+    found = [both for both in (torch, of["in out"]) if both is not None]
     if len(found) == 2:
         # Both fit a square weight. The rank is the smaller size; where it is not, the names tell.
         ranks = [both[0].matrix_shape(left.shape)[1] for both in found]
-        torch = ranks[0] < ranks[1] or (ranks[0] == ranks[1] and named.side in {"B", "up"})
-        return found[0 if torch else 1]
-    return found[0] if found else None
+        first = ranks[0] < ranks[1] or (ranks[0] == ranks[1] and named.side in {"B", "up"})
+        return found[0 if first else 1]
+    return found[0] if found else _UNFIT
+
+
+def _torch_stack(left: Named, right: Named) -> tuple[View, View] | None:
+    b, a = left.shape, right.shape
+    fits = len(b) == len(a) == 3 and b[0] == a[0] and b[2] == a[1]
+    return (View((1,), (2,), (0,)), View((1,), (2,), (0,))) if fits else None
 
 
 def _torch(left: Named, right: Named) -> tuple[View, View] | None:

@@ -17,7 +17,8 @@ _STATE = re.compile(
     r"(^|[/.])(batch_stats|cache|opt_state|optimizer(_state)?|param_states|weight_u|"
     r"(running|moving)_(mean|var|variance)|num_batches_tracked)([/.]|$)"
 )
-_MASK = re.compile(r"(.*_)?masks?")
+# weight_mask, masks, the mask_scores of movement pruning; in front, whose it is.
+MASK = re.compile(r"(?:(.*)_)?masks?(_scores?)?", re.IGNORECASE)
 _EXPERTS = re.compile(
     r"(^|[/.])(([^/.]*_)?experts?(_[^/.]*)?|([^/.]*_)?moe(block)?(_[0-9]+)?|(in|out)put_linear)([/.]|$)",
     re.IGNORECASE,
@@ -29,14 +30,18 @@ _SCALE = re.compile(
 )
 _NORM = re.compile(r"norm(?!al)|(^|_)([blg]n)(_|\d|$)")
 _DENSE = re.compile(r"proj|linear|dense")
-_TABLE = re.compile(r"embed|^w[tp]e$|(^|_)emb$|^shared$|tokens?$|codebooks?$")
+_TABLE = re.compile(r"embe?d|^w[tp]e$|(^|_)embs?(_|$)|^shared$|tokens?$|^[ui]_weight$")
+_TABLES = re.compile(r"emb(edding)?_?(bag|table|dict)s?")  # whatever each is called
 _LOOKUP = re.compile(r"embed|(^|_)emb$|^cls$|tokens?$")
-# As the whole name: a linear_pos is a dense layer.
+# As the whole name: a linear_pos is a dense layer, and so is to_vocab.
 _ROWS = re.compile(
-    r"(.*_)?(vocab(ulary)?|lookup|table)|w[tp]e|w_pos|lut|words?|chars?|pe|"
-    r"(abs(olute)?_|rel(ative)?_|learned_)?pos(ition(al)?)?s?(_enc(od(er|ings?))?)?"
+    r"(?!(.*_)?(to|from|proj)_)("
+    r"(.*_)?(vocab(ulary)?|lookup|table|factors|code_?books?|code_?vectors|prompts?)|w[tp]e|w_pos|lut|"
+    r"words?|chars?|pe|(vector_?)?quanti[sz]e(rs?)?|vq|query_(feat|pos)|"
+    r"(object|learned|latent)_quer(y|ies)|"
+    r"(abs(olute)?_?|rel(ative)?_?|learned_)?pos(ition(al)?)?s?(_enc(od(er|ings?))?)?)"
 )
-_NO_TABLE = re.compile(r"^embed_out$|unembed|conv|proj(ection)?$")
+_NO_TABLE = re.compile(r"^embed_out$|unembed|conv|proj(ection)?$|_(linear|dense|fc)$")
 _DEPTHWISE = re.compile(r"depthwise|(^|_)dw_?conv|conv_?dw(_|\d|$)|(^|_)dw$")
 _IN_OUT = re.compile(r"(recurrent_|pointwise_)?kernel|w|lora_[ab]")
 _OUT_IN = re.compile(r"weight|[qkv]_proj_weight|in_proj_weight|weight_[ih][hr](_l\d+)?(_reverse)?")
@@ -88,7 +93,7 @@ class Named:
     @property
     def is_state(self) -> bool:
         """Running statistics, of an optimizer, or a mask."""
-        return bool(_STATE.search(self.path) or _MASK.fullmatch(self.name))
+        return bool(_STATE.search(self.path) or MASK.fullmatch(self.name))
 
     @property
     def is_depthwise(self) -> bool:
@@ -114,6 +119,7 @@ class Named:
             return self.parent.startswith("embed")
         if self.name == "weight":
             table = _TABLE.search(self.parent) and not _NO_TABLE.search(self.parent)
+            table = table or any(_TABLES.fullmatch(key.lower()) for key in self.keys[:-1])
             return bool(table) or self.parent.endswith("_bias")  # of relative positions
         return bool(_LOOKUP.search(self.name) or _ROWS.fullmatch(self.name))
 

@@ -15,12 +15,13 @@ from typing import Any
 import jax.numpy as jnp
 
 from rankjax.network._channels import Kernel, doubts
-from rankjax.network._factors import pairs, views
+from rankjax.network._factors import not_plain, pairs, views
 from rankjax.network._left_out import LeftOut, Reason
-from rankjax.network._named import Layout, Named, Order
+from rankjax.network._masks import Masks
+from rankjax.network._named import MASK, Layout, Named, Order
 from rankjax.network._packed import packed
 from rankjax.network._paths import natural_order
-from rankjax.network._scales import is_code, mask_beside, scale_beside
+from rankjax.network._scales import is_code, scale_beside
 from rankjax.network._stacks import PROJECTIONS_IN, PROJECTIONS_OUT, Stacks
 from rankjax.network._structure import Layer
 from rankjax.network._view import View
@@ -29,7 +30,10 @@ _ORDERS: dict[Layout | None, Order | None] = {
     None: None, "flax": "in out", "torch": "out in", "equinox": "out in",
 }  # fmt: skip
 _TRANSPOSED: dict[Order, re.Pattern[str]] = {  # Flax's ConvTranspose_0 is (in, out)
-    "out in": re.compile(r"deconv|conv\w*transpose"), "in out": re.compile(r"conv\dd_transpose"),
+    "out in": re.compile(
+        r"deconv|conv\w*transpose|(^|_)(t|up|trans(posed?)?)_?conv|conv_?(t|up|trans)([0-9]|_|$)"
+    ),
+    "in out": re.compile(r"conv\dd_transpose"),
 }  # fmt: skip
 _CONVOLUTION = re.compile(r"conv|patch|stem|^embed")
 _OF_HEADS = re.compile(r"einsum|(^|_|w)(q|k|v|kv|qkv)(_|$)|query|key|value|attn|attention|heads?")
@@ -53,9 +57,8 @@ _MOMENTS = {"mu", "nu", "trace", "exp_avg", "exp_avg_sq", "momentum_buffer"}
 # Trees with the paths of the weights that hold no weights, whatever is beside them; and those of
 # Adam in short, beside the parameters alone.
 _NO_WEIGHTS = re.compile(
-    r"masks?|grads?|gradients?|grad_accum\w*|acc_grads?|momentum(_buffers?)?|velocity|exp_avg(_sq)?"
+    r"grads?|gradients?|grad_accum\w*|acc_grads?|momentum(_buffers?)?|velocity|exp_avg(_sq)?"
 )
-_MASKS = re.compile(r"masks?")
 _SHORT, _PARAMETERS = {"m", "v"}, {"params", "param", "parameters", "weights", "model"}
 _SETTLE = "pass apply= and example=, or axes="
 
@@ -72,7 +75,11 @@ _Verdict = _Seen | Reason | str  # a text: why it is ambiguous
 
 
 def layers_by_name(
-    leaves: Mapping[str, Any], *, layout: Layout | None = None, embeddings: bool = False
+    leaves: Mapping[str, Any],
+    *,
+    layout: Layout | None = None,
+    embeddings: bool = False,
+    whole: bool = True,
 ) -> dict[str, Layer | LeftOut]:
     """What each leaf is, in natural order of the paths.
 
@@ -82,6 +89,7 @@ def layers_by_name(
         layout: how weights are stored, where names do not tell; then every leaf with two axes is a
             matrix, whatever its name, unless it is a bias, a scale, a table or state.
         embeddings: tables of embeddings are matrices, too: (features, entries).
+        whole: whether these are all leaves of a model.
 
     Example:
         >>> found = layers_by_name({"Conv_0/kernel": jnp.ones((3, 3, 16, 32))})
@@ -109,12 +117,11 @@ def layers_by_name(
         else:
             found[path] = tree.layer(leaf)
             other = None if is_code(dtype) else scale_beside(path, leaves)
-            other = other or mask_beside(path, leaves)
             other = f"{other} beside it" if other else tree.mask_of(leaf)
             if other and isinstance(found[path], Layer):
                 text = f"whether {other} multiplies it is not told: {_SETTLE}"
                 found[path] = LeftOut(path, leaf.shape, Reason.AMBIGUOUS, text)
-    tree.check_channels(found)
+    tree.check_channels(found, whole)
     return found
 
 
@@ -125,22 +132,18 @@ class _Tree:
         self.order: Order | None = order
         self.embeddings = embeddings
         self.by_keys = {leaf.keys: leaf for leaf in leaves}
-        self.masks = {
-            (leaf.keys[i + 1 :], leaf.shape): leaf.path
-            for leaf in leaves
-            for i, key in enumerate(leaf.keys[:-2])
-            if _MASKS.fullmatch(key)
-        }
+        self.mask_of = Masks(leaves).of
         self.by_end: dict[str, list[Named]] = {}
         for leaf in leaves:
             self.by_end.setdefault(leaf.keys[-1], []).append(leaf)
         self.stacks = Stacks(leaves)
         by_path = {leaf.path: leaf for leaf in leaves}
+        self.adapters = not_plain(leaves)
         self.factors: dict[str, View | str] = {}
         for pair in pairs(leaf for leaf in leaves if len(leaf.shape) > 1)[0]:
             both = views(by_path[pair.left], by_path[pair.right])
-            why = "does not fit the other factor of its update (LoRA)"
-            self.factors[pair.left], self.factors[pair.right] = both or (why, why)
+            pair_of = (both, both) if isinstance(both, str) else both
+            self.factors[pair.left], self.factors[pair.right] = pair_of
         # b_Q (heads, size) of W_Q (heads, width, size); alone, a b may be a matrix.
         first = {
             leaf: next((k for k in leaf.biases() if k in self.by_keys), None) for leaf in leaves
@@ -157,6 +160,8 @@ class _Tree:
 
     def layer(self, leaf: Named) -> Layer | LeftOut:
         """The leaf as a layer, or why it is none."""
+        if leaf.path in self.adapters and not leaf.is_state:
+            return LeftOut(leaf.path, leaf.shape, Reason.OTHER_USE, self.adapters[leaf.path])
         verdict = self._verdict(leaf)
         if isinstance(verdict, str):
             return LeftOut(leaf.path, leaf.shape, Reason.AMBIGUOUS, f"{verdict}: {_SETTLE}")
@@ -182,7 +187,7 @@ class _Tree:
         positions = None if verdict.convolution else 1
         return Layer(leaf.path, leaf.shape, verdict.view, positions=positions)
 
-    def check_channels(self, found: dict[str, Layer | LeftOut]) -> None:
+    def check_channels(self, found: dict[str, Layer | LeftOut], whole: bool) -> None:
         """Leave out kernels that may be those of grouped convolutions."""
         layers = [layer for layer in found.values() if isinstance(layer, Layer)]
         kernels = []
@@ -193,10 +198,10 @@ class _Tree:
                 channels = last if last < out_axis else first
                 out, in_ = layer.matrix_shape[0], layer.shape[channels]
                 leaf = Named(layer.path, layer.shape)
-                told = self._bias(leaf) is not None or "conv" in leaf.parent
-                swapped = layer.view.out == (0,) and not told
+                swapped = layer.view.out == (0,) and self._bias(leaf) is None
                 kernels.append(Kernel(leaf, out, in_, swapped))
-        for leaf, why in doubts(kernels, {layer.matrix_shape[0] for layer in layers}):
+        outputs = {layer.matrix_shape[0] for layer in layers}
+        for leaf, why in doubts(kernels, outputs if whole else None):
             text = f"{why}: {_SETTLE}"
             found[leaf.path] = LeftOut(leaf.path, leaf.shape, Reason.AMBIGUOUS, text)
 
@@ -340,16 +345,10 @@ class _Tree:
         equinox = leaf.keys[-2:] == ("layer", "weight") and (*keys[:-2], "g") in self.by_keys
         return torch or nnx or equinox or (len(keys) > 1 and keys[-2:] in self.normalized)
 
-    def mask_of(self, leaf: Named) -> str | None:
-        """The path of its mask in a tree of masks."""
-        ends = ((leaf.keys[i:], leaf.shape) for i in range(len(leaf.keys)))
-        found = next((self.masks[end] for end in ends if end in self.masks), None)
-        return None if found == leaf.path else found
-
     def _is_moment(self, leaf: Named) -> bool:
         """Whether an optimizer keeps it: of the same name and shape as another leaf."""
         for i, key in enumerate(leaf.keys[:-1]):
-            never = _NO_WEIGHTS.fullmatch(key) is not None
+            never = bool(_NO_WEIGHTS.fullmatch(key) or MASK.fullmatch(key))
             if never or key in _MOMENTS | _SHORT:
                 rest = leaf.keys[i + 1 :]
                 for twin in self.by_end[leaf.keys[-1]]:

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from rankjax.network._paths import Skeleton, split_arrays
+from rankjax.network._paths import Skeleton, paths_and_leaves, split_arrays
 
 
 @partial(
@@ -59,7 +59,9 @@ class Perturbed:
         draws`` forward passes of ``batch_size`` examples and as many Gaussian parameter vectors.
 
         Args:
-            params: the parameters; every floating point leaf gets noise.
+            params: the parameters; every floating point leaf gets noise. Other arrays (codes,
+                masks) must be those of ``reference``: without noise, the bound knows nothing of how
+                they were chosen.
             x: inputs with a leading example axis.
             y: integer labels.
             apply: ``apply(params, x) -> logits (batch, classes)``.
@@ -70,8 +72,10 @@ class Perturbed:
             seed: of the noise and the choice of examples.
 
         Raises:
-            ValueError: for a scale that is not positive.
+            ValueError: for a scale that is not positive, or arrays of whole numbers or truth values
+                that are not in the reference.
         """
+        _check_fixed(params, reference)
         if not len(scales) or min(scales) <= 0:
             raise ValueError(f"scales: got {list(scales)}, must all be positive")
         arrays, skeleton = split_arrays(params)
@@ -91,6 +95,19 @@ class Perturbed:
         distance = sum((jnp.sum(jnp.square(a - b)) for a, b in pairs), jnp.zeros((), float))
         parameters = sum(a.size for a in leaves)
         return cls(jnp.asarray(scales, float), jnp.asarray(errors, float), distance, parameters)
+
+
+def _check_fixed(params: Any, reference: Any) -> None:
+    given = dict(paths_and_leaves(reference))
+    for path, leaf in paths_and_leaves(params):
+        if not hasattr(leaf, "shape") or leaf.ndim == 0 or not np.prod(leaf.shape):
+            continue
+        whole = jnp.issubdtype(leaf.dtype, jnp.integer) or leaf.dtype == bool
+        if whole and not (path in given and np.array_equal(leaf, given[path])):
+            raise ValueError(
+                f"params[{path!r}] holds {leaf.dtype} and gets no noise: the bound holds only if "
+                "it does not depend on the sample; a reference that holds the same array says so"
+            )
 
 
 def _floats(params: Any) -> list[Array]:

@@ -11,6 +11,13 @@ import jax.numpy as jnp
 _SCALE = re.compile(r"scal|absmax|zero_?point", re.IGNORECASE)
 #: How a scale is named after its leaf.
 SCALE_NAMES = ("{}_scale_inv", "{}_scale", "scale_{}")
+# Of the inputs (ModelOpt, AWQ, SmoothQuant) or the outputs (scaled weight standardization, muP):
+# what acts on the data is the weight with it.
+_OF_FLOATS = (
+    "gain", "{}_gain", "{}_multiplier",
+    "pre_quant_scale", "input_quantizer._pre_quant_scale", "input_quantizer/_pre_quant_scale",
+    "smooth_scale", "smooth_scales", "smoothing_scale", "smoother",
+)  # fmt: skip
 _BLOCKS = {16, 32, 64, 128}
 _OF_ACTIVATIONS = re.compile(r"_?(in|out)put|_?act(ivation)?s?_|_?grad|[qkv]_scale|kv_")
 
@@ -44,17 +51,10 @@ def scales_by_weight(paths: Collection[str]) -> dict[str, list[str]]:
 def scale_beside(path: str, leaves: Mapping[str, Any]) -> str | None:
     """The name of a scale of that leaf, where one of its name and of a shape that fits is there."""
     shape = tuple(leaves[path].shape)
-    for name, scale in _beside(path, leaves, SCALE_NAMES):
+    for name, scale in _beside(path, leaves, (*SCALE_NAMES, *_OF_FLOATS)):
         if _fits(tuple(scale.shape), shape):
             return name
     return None
-
-
-def mask_beside(path: str, leaves: Mapping[str, Any]) -> str | None:
-    """The name of a mask of that leaf: of its shape, beside it."""
-    shape = leaves[path].shape
-    masks = _beside(path, leaves, ("{}_mask", "mask"))
-    return next((name for name, mask in masks if mask.shape == shape), None)
 
 
 def _beside(

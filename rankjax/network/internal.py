@@ -7,6 +7,7 @@ from rankjax.network._activations import find_activations as find_activations
 from rankjax.network._by_shape import LARGE as LARGE
 from rankjax.network._by_shape import by_shape as by_shape
 from rankjax.network._convolution import Window as Window
+from rankjax.network._cushions import NoCushions as NoCushions
 from rankjax.network._examples import batches as batches
 from rankjax.network._examples import check_labels as check_labels
 from rankjax.network._examples import logits_of_one as logits_of_one
@@ -24,6 +25,8 @@ from rankjax.network._paths import natural_order as natural_order
 from rankjax.network._paths import path_string as path_string
 from rankjax.network._paths import paths_and_leaves as paths_and_leaves
 from rankjax.network._paths import split_arrays as split_arrays
+from rankjax.network._products import factors_of as factors_of
+from rankjax.network._products import joined as joined
 from rankjax.network._rank_budget import ranks_within as ranks_within
 from rankjax.network._sample import positive_margin as positive_margin
 from rankjax.network._scales import SCALE_NAMES as SCALE_NAMES

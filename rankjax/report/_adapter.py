@@ -59,10 +59,31 @@ def write_smaller_adapter(
     """
     if not 0 < energy <= 1:
         raise ValueError(f"energy: got {energy}, must be above 0 and at most 1")
-    folder = Path(folder)
     checkpoint = adapter if isinstance(adapter, Checkpoint) else load(adapter)
-    leaves, updates = check_adapter(checkpoint, folder)
-    config: dict[str, Any] = dict(checkpoint.adapter)
+    return write_checked(check_adapter(checkpoint, Path(folder)), energy)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """An adapter that can be written smaller.
+
+    Attributes:
+        folder: where to.
+        leaves: arrays by path.
+        updates: the pairs among them.
+        config: of PEFT.
+    """
+
+    folder: Path
+    leaves: dict[str, np.ndarray]
+    updates: list[Update]
+    config: Mapping[str, Any]
+
+
+def write_checked(adapter: Checked, energy: float) -> SmallerAdapter:
+    """``write_smaller_adapter`` of what ``check_adapter`` has let pass."""
+    leaves, updates = dict(adapter.leaves), adapter.updates
+    config: dict[str, Any] = dict(adapter.config)
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
     before = after = 0
@@ -88,14 +109,12 @@ def write_smaller_adapter(
             config[name] = first | {
                 k: v for k, v in (config.get(name) or {}).items() if k not in new
             }
-    _write(folder, leaves, config)
+    _write(adapter.folder, leaves, config)
     return SmallerAdapter(ranks, (before, after))
 
 
-def check_adapter(
-    checkpoint: Checkpoint, folder: Path
-) -> tuple[dict[str, np.ndarray], list[Update]]:
-    """The arrays and the updates of an adapter that ``write_smaller_adapter`` can write.
+def check_adapter(checkpoint: Checkpoint, folder: Path) -> Checked:
+    """The adapter, if ``write_smaller_adapter`` can write it.
 
     Raises:
         CheckpointError, ValueError: as ``write_smaller_adapter``.
@@ -122,7 +141,7 @@ def check_adapter(
         for path in (update.left.path, update.right.path):
             if not np.isfinite(leaves[path]).all():
                 raise ValueError(f"{path} holds entries that are not finite: it cannot be cut")
-    return leaves, updates
+    return Checked(folder, leaves, updates, checkpoint.adapter)
 
 
 def _cut(update: Update, leaves: dict[str, np.ndarray], energy: float) -> int:

@@ -97,7 +97,9 @@ def analyze(
     checkpoint = _checkpoint(params)
     leaves = _arrays(checkpoint)
     if structure is None:
-        structure = matrices_by_name(leaves, layout=layout, embeddings=embeddings)
+        structure = matrices_by_name(
+            leaves, layout=layout, embeddings=embeddings, whole=checkpoint.whole
+        )
         seen_as = layout or f"{guessed_layout(structure)}, told by the names"
     else:
         check_structure(structure, checkpoint.tree)
@@ -112,18 +114,23 @@ def analyze(
     refused = refused_there | refused
 
     def why_not(layer: Layer) -> LeftOut | None:
-        if layer.path in refused:
-            return refused[layer.path]
-        if layer.path in bad_paths:
-            return LeftOut(layer.path, layer.shape, Reason.NOT_FINITE)
-        return None if base is None else _no_partner(layer, others)
+        for path, shape in layer.leaves:
+            if path in refused:
+                return refused[path]
+            if path in bad_paths:
+                return LeftOut(path, shape, Reason.NOT_FINITE)
+            without = None if base is None else _no_partner(path, shape, others)
+            if without is not None:
+                return without
+        return None
 
     matrices: list[_Matrix] = []
     for layer in structure.layers:
         why = selection.why_not(layer.path, layer.shape, math.prod(layer.matrix_shape))
         why = why or why_not(layer)
         if why is None:
-            matrices += _matrices(layer, stored[layer.path], others.get(layer.path))
+            there_too = None if base is None else _array(layer, others)
+            matrices += _matrices(layer, _array(layer, stored), there_too)
         else:
             left_out.append(why)
     there: dict[str, Update] = {}
@@ -199,11 +206,18 @@ def _with_scales(
     return with_scales(leaves, {leaf.path for leaf in checkpoint.unread})
 
 
-def _no_partner(layer: Layer, others: dict[str, Any]) -> LeftOut | None:
-    other = others.get(layer.path)
+def _array(layer: Layer, leaves: dict[str, Any]) -> Any:
+    """What holds the matrix: a leaf, or an array that is computed from leaves."""
+    if layer.effect is None:
+        return leaves[layer.path]
+    return np.asarray(layer.array({path: np.asarray(leaves[path]) for path, _ in layer.leaves}))
+
+
+def _no_partner(path: str, shape: tuple[int, ...], others: dict[str, Any]) -> LeftOut | None:
+    other = others.get(path)
     if other is None:
         why = Reason.NO_REFERENCE.value
-    elif other.shape != layer.shape:
+    elif other.shape != shape:
         why = f"has shape {other.shape} in the reference"
     elif not is_floating(other.dtype):
         why = f"holds {other.dtype.name} in the reference"
@@ -211,7 +225,7 @@ def _no_partner(layer: Layer, others: dict[str, Any]) -> LeftOut | None:
         why = "holds entries that are not finite in the reference"
     else:
         return None
-    return LeftOut(layer.path, layer.shape, Reason.NO_REFERENCE, why)
+    return LeftOut(path, shape, Reason.NO_REFERENCE, why)
 
 
 def _matrices(layer: Layer, leaf: Any, other: Any) -> Iterator[_Matrix]:

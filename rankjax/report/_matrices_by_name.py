@@ -10,11 +10,15 @@ import numpy as np
 
 from rankjax._arguments import one_of
 from rankjax.network import Layer, LeftOut, Structure
-from rankjax.network.internal import Layout, Named, layers_by_name
+from rankjax.network.internal import Layout, Named, factors_of, joined, layers_by_name
 
 
 def matrices_by_name(
-    leaves: Mapping[str, Any], *, layout: Layout | None = None, embeddings: bool = False
+    leaves: Mapping[str, Any],
+    *,
+    layout: Layout | None = None,
+    embeddings: bool = False,
+    whole: bool = True,
 ) -> Structure:
     """The weight matrices among the leaves of a checkpoint, in natural order of their paths.
 
@@ -26,16 +30,19 @@ def matrices_by_name(
             experts or heads have more axes, it says which of them is put in.
             ``None``: names, and the leaves beside a leaf, decide.
         embeddings: include tables of embeddings, seen as (features, entries).
+        whole: whether these are all leaves; of a part, no kernel is taken for that of the image.
 
     Returns:
-        A ``Structure``; other leaves are in its ``left_out``, each with the reason.
+        A ``Structure``; other leaves are in its ``left_out``, each with the reason. Two factors of
+        LoRA are one layer, their product without its scale.
 
     Raises:
         ValueError: for an unknown layout.
     """
     if layout is not None:
         one_of(layout, "layout", Layout)
-    found = layers_by_name(leaves, layout=layout, embeddings=embeddings).values()
+    by_path = layers_by_name(leaves, layout=layout, embeddings=embeddings, whole=whole)
+    found = joined(list(by_path.values()))
     return Structure(
         tuple(one for one in found if isinstance(one, Layer)),
         tuple(one for one in found if isinstance(one, LeftOut)),
@@ -50,7 +57,9 @@ def is_floating(dtype: np.dtype) -> bool:
 def guessed_layout(structure: Structure) -> str:
     """What the names say: ``flax``, ``torch or equinox``, a mixture, or nothing."""
     first = set()
+    factors = factors_of(structure.layers)
     for layer in structure.layers:
+        layer = factors.get(layer.path, (layer,))[0]
         named = Named(layer.path, layer.shape)
         if not named.is_table:
             order = named.order or ("out in" if 0 in layer.view.out else "in out")

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from rankjax.network import Layer, Structure
+from rankjax.network import Layer, Reason, Structure
 from rankjax.network.internal import check_structure, paths_and_leaves
 
 # With the smallest Lipschitz constants that hold (gelu and silu: rounded up).
@@ -77,6 +77,10 @@ def sequential(
             )
         constants[name] = given
     matrices = structure.layers
+    adapters = [layer.path for layer in matrices if layer.effect is not None]
+    adapters += [leaf.path for leaf in structure.left_out if leaf.why is Reason.OTHER_USE]
+    if adapters:
+        raise ValueError(f"sequential: {adapters[0]!r} is of an adapter, no layer: merge it first")
     if names.count("dense") != len(matrices) or not matrices:
         raise ValueError(
             f"sequential: got {names.count('dense')} times 'dense' for {len(matrices)} matrices: "

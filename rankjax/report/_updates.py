@@ -11,19 +11,13 @@ from typing import Any
 import numpy as np
 
 from rankjax.network import Layer, LeftOut, Reason, Structure
-from rankjax.network.internal import Named, pairs
+from rankjax.network.internal import factors_of, joined
 from rankjax.report._adapter_config import Configs
 from rankjax.report._spectra import Spectrum, in_float64
 
+# What a config of PEFT may say, and the names of what must be beside the factors then.
+_FLAGS = {"use_dora": "lora_magnitude_vector", "use_qalora": "", "use_bdlora": ""}
 _SIDE = re.compile(r"lora_(embedding_)?[AB]\b|lora_(up|down)\b|lora\w*[./](up|down)\b")
-# What makes something else than a scaled product: DoRA, AdaLoRA, LoHa, LoKr, OFT, VeRA, several B
-# of one A, and the other adapters of PEFT.
-_OTHERS = re.compile(
-    r"lora_mid|lora_E|dora_scale|(lora_)?magnitude(_vector)?|hada_[wt].*|lokr_[wt].*|b?oft_.*|"
-    r"(poly_)?lora_[abAB][0-9]+|poly_lora_[AB]|(vera|ia3|fourierft|vblora|randlora)_.*|hra_u|"
-    r"c3a_kernel|(bone|miss)_block"
-)
-_PART = "a part of an update that is no plain product"
 
 
 @dataclass(frozen=True)
@@ -66,57 +60,50 @@ def take_updates(
     Raises:
         ValueError: a config with entries of another form.
     """
-    layers = {layer.path: layer for layer in structure.layers}
-    others = _others(leaves)
-    of_module = {keys: path for path, keys in others.items()}
-    found, taken, left_out = [], set(), []
-    factors = [Named(x.path, x.shape) for x in structure.layers if x.path not in others]
-    for pair in pairs(factors)[0]:
-        left, right = layers[pair.left], layers[pair.right]
-        rank = left.matrix_shape[1]
-        if rank != right.matrix_shape[0] or left.stacked != right.stacked:
+    entries = joined([*structure.layers, *structure.left_out])
+    found, rest = [], []
+    left_out = [x for x in entries if isinstance(x, LeftOut)]
+    factors = factors_of(x for x in entries if isinstance(x, Layer))
+    for layer in entries:
+        if isinstance(layer, LeftOut):
             continue
-        taken |= {pair.left, pair.right}
-        place = factor_place(pair.left)
-        why, scale = "", None
-        config = next((c for start, c in configs.items() if pair.left.startswith(start)), {})
-        if pair.module in of_module:
-            other = Named(of_module[pair.module], ()).keys[len(pair.module)]
-            why = f"{other} changes the product: not the update B A alone"
-        elif place is not None and _of_parameter(place, config) and rank != config.get("r"):
-            why = "updates a parameter of several matrices (target_parameters): no plain product"
-        elif place is None:
+        if layer.path not in factors:
+            rest.append(layer)
+            continue
+        left, right = factors[layer.path]
+        rank = left.matrix_shape[1]
+        place = factor_place(left.path)
+        config = next((c for start, c in configs.items() if left.path.startswith(start)), {})
+        why, scale = _why_none(place, rank, config), None
+        if not why and place is None:
             scale = _scale_of_mlx(config)
-        else:
+        elif not why and place is not None:
             scale = _scale(place, right, leaves, config)
         if scale is not None and not math.isfinite(scale):
             why = f"its alpha is {scale * rank}"
-        if why:
-            left_out += [LeftOut(x.path, x.shape, Reason.OTHER_USE, why) for x in (left, right)]
-        else:
-            found.append(Update(pair.root or pair.left, left, right, scale))
-    for path in sorted(set(others) & set(layers)):
-        left_out.append(LeftOut(path, layers[path].shape, Reason.OTHER_USE, _PART))
-    before = tuple(
-        replace(one, why=Reason.OTHER_USE, detail=_PART)
-        if one.path in others and one.why is Reason.UNKNOWN_NAME
-        else one
-        for one in structure.left_out
-    )
-    rest = tuple(x for x in structure.layers if x.path not in taken and x.path not in others)
-    return found, replace(structure, layers=rest, left_out=(*before, *left_out))
+        if not why:
+            found.append(Update(layer.path, left, right, scale))
+            continue
+        paths = {left.path, right.path}
+        left_out = [x for x in left_out if x.path not in paths]
+        left_out += [LeftOut(x.path, x.shape, Reason.OTHER_USE, why) for x in (left, right)]
+    of_updates = {x.path for one in found for x in (one.left, one.right)}
+    left_out = [x for x in left_out if x.path not in of_updates]
+    return found, replace(structure, layers=tuple(rest), left_out=tuple(left_out))
 
 
-def _others(leaves: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """What belongs to updates that are no plain products, with the keys of the module."""
-    found = {}
-    for path, leaf in leaves.items():
-        keys = Named(path, leaf.shape).keys
-        for i, key in enumerate(keys):
-            # A layer may be called magnitude; that of DoRA is a vector.
-            if _OTHERS.fullmatch(key) and (key != "magnitude" or len(leaf.shape) < 2):
-                found[path] = keys[:i]
-    return found
+def _why_none(place: str | None, rank: int, config: Mapping[str, Any]) -> str:
+    """Why two factors are no plain product, by the config of the adapter."""
+    for key in ("peft_type", "fine_tune_type"):  # of PEFT, of MLX
+        if str(config.get(key) or "lora").lower() != "lora":
+            return f"its config says {key} {config[key]}: not the update B A alone"
+    for flag, needed in _FLAGS.items():
+        if config.get(flag):
+            missing = f", and the file holds no {needed} for it" if needed else ""
+            return f"its config says {flag}{missing}: not the update B A alone"
+    if place is not None and _of_parameter(place, config) and rank != config.get("r"):
+        return "updates a parameter of several matrices (target_parameters): no plain product"
+    return ""
 
 
 def _scale(

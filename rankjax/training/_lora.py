@@ -12,8 +12,8 @@ from jaxtyping import Float
 
 from rankjax._arguments import at_least_float32
 from rankjax.matrix import product_schatten_power
-from rankjax.network import Structure
-from rankjax.network.internal import Named, check_structure
+from rankjax.network import Layer, Reason, Structure
+from rankjax.network.internal import Named, check_structure, factors_of
 from rankjax.network.internal import pairs as pairs_of
 from rankjax.training._penalties import DEFAULT_EPS, EpsMode, Method, Weights, total
 from rankjax.training._schedule import matched
@@ -39,15 +39,24 @@ def lora_pairs(structure: Structure, /) -> tuple[tuple[str, str], ...]:
         >>> lora_pairs(describe({"lora_a": jnp.ones((5, 2)), "lora_b": jnp.ones((2, 4))}))
         (('lora_b', 'lora_a'),)
     """
-    layers = check_structure(structure).layers
-    found, single = pairs_of(Named(layer.path, layer.shape) for layer in layers)
+    check_structure(structure)
+    factors = _factors(structure)
+    parts = {x.path: x for x in structure.left_out if x.why is Reason.OTHER_USE}
+    found, single = pairs_of(Named(x.path, x.shape) for x in (*factors.values(), *parts.values()))
     if single or not found:
         raise ValueError(
             "structure: must hold pairs of factors with the names of LoRA, such as 'lora_b' and "
-            f"'lora_a'; it has {[layer.path for layer in layers]}, without a partner: "
+            f"'lora_a'; it has {list(factors)}, without a partner: "
             f"{list(single)}. Name pairs of other names by pairs="
         )
-    return tuple((pair.left, pair.right) for pair in found)
+    return tuple((pair.left, pair.right) for pair in found if pair.left in factors)
+
+
+def _factors(structure: Structure) -> dict[str, Layer]:
+    """The layers, those that are products as their two factors, by path."""
+    products = factors_of(structure.layers)
+    parts = (x for layer in structure.layers for x in products.get(layer.path, (layer,)))
+    return {x.path: x for x in parts}
 
 
 def lora_schatten_penalty(
@@ -96,18 +105,20 @@ def lora_schatten_penalty(
     check_structure(structure)
     chosen = lora_pairs(structure) if pairs is None else tuple(pairs)
     lefts = [left for left, _ in chosen]
-    known = [layer.path for layer in structure.layers]
+    factors = _factors(structure)
+    known = list(factors)
     unknown = sorted({path for pair in chosen for path in pair} - set(known))
     if unknown:
         raise ValueError(f"pairs names unknown paths {unknown}; the structure has {known}")
     named = weight
     if isinstance(weight, Mapping):
         named = matched(lefts, weight, "weight", "the left factors are")
-    found = dict(zip(known, structure.matrices(params), strict=True))
+    leaves = structure.check(params)
     # Equal shapes in one call, as for single matrices.
     buckets: dict[Any, list[tuple[Array, Array, Array]]] = {}
     for left, right in chosen:
-        b, a = (at_least_float32(found[path]) for path in (left, right))
+        two = (factors[path] for path in (left, right))
+        b, a = (at_least_float32(x.matrix(x.array(leaves))) for x in two)
         if b.shape[:2] != a.shape[:2] or b.shape[-1] != a.shape[-2]:
             raise ValueError(
                 f"pairs: {left!r} is {b.shape} and {right!r} is {a.shape} as (stacked, parallel, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -153,9 +153,12 @@ def record_metrics(
     options: dict[str, Any] = {"p": p, "eps": eps, "rtol": rtol, "sample": sample}
     options |= {"gamma": gamma, "reference": reference, "method": method}
 
-    def record(seen: Structure, leaves: Sequence[Any]) -> dict[str, Array]:
-        pairs = zip(seen.layers, leaves, strict=True)
-        return metrics(seen, {layer.path: leaf for layer, leaf in pairs}, **options)
+    def record(seen: Structure, leaves: Mapping[str, Any]) -> dict[str, Array]:
+        return metrics(seen, leaves, **options)
+
+    def read(seen: Structure, params: Any) -> dict[str, Array]:
+        found = seen.check(params)
+        return {path: jnp.asarray(found[path]) for layer in seen.layers for path, _ in layer.leaves}
 
     # Compiled once, also where a loop without ``jit`` calls the update.
     @partial(jax.jit, static_argnums=0)
@@ -167,9 +170,10 @@ def record_metrics(
     def init(params: Any) -> RecordState:
         seen = visible(structure_of(structure, params), params)
         if without_arrays(params):
-            leaves = [jax.ShapeDtypeStruct(layer.shape, jnp.float32) for layer in seen.layers]
+            every_leaf = (leaf for layer in seen.layers for leaf in layer.leaves)
+            leaves = {path: jax.ShapeDtypeStruct(s, jnp.float32) for path, s in every_leaf}
         else:
-            leaves = [jnp.asarray(leaf) for leaf in seen.leaves(params)]
+            leaves = read(seen, params)
         shapes = jax.eval_shape(partial(record, seen), leaves) if leaves else {}
         # NaN made by NumPy, and moved: ``jax_debug_nans`` stops at one that JAX computes.
         nothing = {
@@ -180,7 +184,7 @@ def record_metrics(
     def update(updates: Any, state: Any, params: Any = None, **_: Any) -> Any:
         needed(params)
         seen = visible(structure_of(structure, params), params)
-        leaves = [jnp.asarray(leaf) for leaf in seen.leaves(params)]
+        leaves = read(seen, params)
         found = renewed(seen, leaves, state.metrics, state.count) if leaves else state.metrics
         return updates, RecordState(next_count(state.count), found)
 

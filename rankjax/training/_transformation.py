@@ -120,7 +120,8 @@ def visible(structure: Structure, *trees: Any) -> Structure:
         keys = path.split("/")
         return not any("/".join(keys[:i]) in hidden for i in range(len(keys) + 1))
 
-    return replace(structure, layers=tuple(layer for layer in structure.layers if seen(layer.path)))
+    shown = (x for x in structure.layers if all(seen(path) for path, _ in x.leaves))
+    return replace(structure, layers=tuple(shown))
 
 
 def _is_masked(node: Any) -> bool:

@@ -186,3 +186,23 @@ def test_noise_is_reproducible_and_positive_scales_only():
     np.testing.assert_array_equal(*runs)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="scales: got"):
         Perturbed.from_data(PARAMS, X, y, apply=networks.apply, scales=[0.0])
+
+
+@pytest.mark.parametrize("dtype", [jnp.int8, bool])
+def test_noise_says_nothing_of_whole_numbers_that_the_data_may_have_chosen(dtype):
+    y, codes = np.zeros(7, int), jnp.ones((3, 2), dtype)
+    params = {"net": PARAMS, "codes": codes, "step": jnp.ones((), jnp.int32)}
+
+    def noisy(reference):
+        return Perturbed.from_data(
+            params, X, y, apply=lambda p, x: networks.apply(p["net"], x), scales=[0.1], draws=1,
+            reference=reference,
+        )  # fmt: skip
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    for reference in (None, zeros):
+        with pytest.raises(
+            ValueError, match=f"'codes'. holds {jnp.dtype(dtype)} and gets no noise"
+        ):
+            noisy(reference)
+    assert noisy(zeros | {"codes": codes}).parameters == noisy(params).parameters

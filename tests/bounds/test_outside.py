@@ -12,6 +12,7 @@ from rankjax.network import Sample
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(40, 6)), np.arange(40) % 3
+X32 = X.astype(np.float32)
 PARAMS = {
     name: jnp.asarray(RNG.normal(size=shape))
     for name, shape in {"a": (6, 8), "b": (8, 3), "c": (8, 6), "d": (6, 3), "g": (8,)}.items()
@@ -218,3 +219,36 @@ def test_who_asks_for_such_a_bound_alone_is_told():
         assert "not for this network" in bound(measured, sample, gamma=1.0, kind="explicit").source
         assert "not for" not in bound(measured, sample, gamma=1.0).source
     assert "not for" not in bounds.one_inf(measured, sample, gamma=1.0, kind="explicit").source
+
+
+def test_products_of_whole_numbers_have_no_derivatives_and_the_table_says_so():
+    codes = {
+        "a": jnp.asarray(RNG.integers(-127, 127, (6, 8)), jnp.int8),
+        "b": PARAMS["b"].astype(jnp.float32),
+    }
+
+    def quantized(p, x):
+        h = jnp.dot(jnp.round(x).astype(jnp.int8), p["a"], preferred_element_type=jnp.int32)
+        return jax.nn.relu(h.astype(jnp.float32)) @ p["b"]
+
+    table = compare(describe(codes, apply=quantized, example=X32), codes, X32, Y, apply=quantized)
+    assert "products of whole numbers have none (int32)" in dict(table.left_out)["compression"]
+    assert {row.kind for row in table.results} == {"dominant"}
+
+
+def test_weights_of_whole_numbers_that_meet_floating_data_are_those_numbers():
+    codes = {
+        "a": jnp.asarray(RNG.integers(-127, 127, (6, 8)), jnp.int8),
+        "b": PARAMS["b"].astype(jnp.float32),
+    }
+    floating = jax.tree.map(lambda w: w.astype(jnp.float32), codes)
+
+    def dequantized(p, x):
+        return jax.nn.relu(x @ p["a"].astype(jnp.float32)) @ p["b"]
+
+    whole, plain = (
+        compare(describe(p, apply=dequantized, example=X32), p, X32, Y, apply=dequantized)
+        for p in (codes, floating)
+    )
+    for row, other in zip(whole.results, plain.results, strict=True):
+        np.testing.assert_allclose(row.value, other.value, rtol=1e-5)

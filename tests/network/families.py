@@ -3,7 +3,8 @@
 The names are those of the published checkpoints, and so are the numbers of axes; only the sizes are
 small. A leaf is ``(shape, expected)``: ``"8 x 4"`` is one matrix with 8 outputs
 and 4 inputs, ``"3 > 8 x 4"`` three that follow each other, ``"3 | 8 x 4"`` three side by side,
-and a ``Reason`` a leaf that is left out. Several paths of one kind are written ``a.{q,k}.weight``.
+``"B 8 x 2"`` and ``"A 2 x 4"`` two factors of one update (LoRA), and a ``Reason`` a leaf that is
+left out. Several paths of one kind are written ``a.{q,k}.weight``.
 """
 
 import re
@@ -17,6 +18,7 @@ AMBIGUOUS, BIAS, COPIES, DEPTHWISE = (
     Reason.DEPTHWISE,
 )
 FACTORED, INTEGER, NAME = Reason.REPARAMETRIZED, Reason.NOT_FLOATING, Reason.UNKNOWN_NAME
+OTHER = Reason.OTHER_USE
 SCALE, STATE, TABLE, VECTOR = Reason.SCALE, Reason.STATE, Reason.TABLE, Reason.VECTOR
 
 _FAMILIES = {
@@ -279,7 +281,7 @@ _FAMILIES = {
         "wav2vec2.encoder.pos_conv_embed.conv.weight_v": ((8, 2, 16), FACTORED),
         "wav2vec2.encoder.pos_conv_embed.conv.bias": ((8,), BIAS),
         "wav2vec2.encoder.layers.0.attention.k_proj.weight": ((8, 8), "8 x 8"),
-        "quantizer.codevectors": ((1, 10, 4), NAME),
+        "quantizer.codevectors": ((1, 10, 4), TABLE),
     },
     "HuBERT with parametrizations": {
         "encoder.pos_conv_embed.conv.parametrizations.weight.original0": ((1, 1, 16), SCALE),
@@ -677,45 +679,209 @@ _FAMILIES = {
         "layers/conv2d_transpose/vars/1": ((6,), BIAS),
         "optimizer/vars/2": ((6, 5), STATE),
     },
+    "U-Net, torch, without biases": {
+        "enc1.0.weight": ((8, 3, 3, 3), "8 x 27"),
+        "enc2.0.weight": ((16, 8, 3, 3), "16 x 72"),
+        "up1.weight": ((16, 8, 2, 2), AMBIGUOUS),  # nn.ConvTranspose2d(16, 8, 2, stride=2)
+        "dec1.0.weight": ((8, 16, 3, 3), "8 x 144"),
+        "up2.up.weight": ((8, 8, 2, 2), AMBIGUOUS),
+        "upsample3.conv.weight": ((8, 8, 3, 3), "8 x 72"),  # of an interpolated picture
+        "groups.0.weight": ((16, 8, 2, 2), "16 x 32"),
+        "head.weight": ((2, 8, 1, 1), "2 x 8"),
+    },
+    "decoder of an autoencoder, torch, without biases": {
+        "decoder.0.weight": ((16, 8, 2, 2), AMBIGUOUS),
+        "decoder.2.weight": ((3, 8, 3, 3), AMBIGUOUS),
+    },
+    "MobileNetV2, torch, a file that begins in the middle": {
+        "features.3.conv.0.weight": ((24, 1, 3, 3), AMBIGUOUS),
+        "features.3.conv.1.weight": ((16, 24, 3, 3), "16 x 216"),
+        "features.4.conv.0.weight": ((96, 16, 1, 1), "96 x 16"),
+    },
+    "MobileNetV2, torch, a file that begins with the first block": {
+        "features.1.conv.0.0.weight": ((24, 1, 3, 3), AMBIGUOUS),
+        "features.1.conv.1.weight": ((16, 24, 1, 1), "16 x 24"),
+    },
+    "DETR, Mask2Former": {
+        "{query_feat,query_pos,query_embed,level_embed}.weight": ((20, 8), TABLE),
+        "{object_queries,learned_queries}.weight": ((20, 8), TABLE),
+        "queries.weight": ((8, 8), "8 x 8"),  # a dense layer of a tutorial
+        "reference_points.weight": ((2, 8), "2 x 8"),
+        "reference_points.bias": ((2,), BIAS),
+    },
+    "neural collaborative filtering": {
+        "embed_{user,item}_{GMF,MLP}.weight": ((50, 8), TABLE),
+        "MLP_layers.0.weight": ((8, 16), "8 x 16"),
+        "MLP_layers.0.bias": ((8,), BIAS),
+    },
+    "DLRM": {
+        "emb_l.{0,1}.weight": ((50, 8), TABLE),
+        "bot_l.0.weight": ((8, 13), "8 x 13"),
+        "bot_l.0.bias": ((8,), BIAS),
+        "top_l.0.weight": ((4, 9), "4 x 9"),
+    },
+    "DLRM, TorchRec": {
+        "sparse_arch.embedding_bag_collection.embedding_bags.t_cat_0.weight": ((50, 8), TABLE),
+        "dense_arch.model._mlp.0._linear.weight": ((8, 13), "8 x 13"),
+        "dense_arch.model._mlp.0._linear.bias": ((8,), BIAS),
+        "emb_linear.weight": ((8, 13), "8 x 13"),
+    },
+    "matrix factorization": {
+        "{user,item}_factors.weight": ((50, 8), TABLE),
+        "{u,i}_weight.weight": ((50, 8), TABLE),
+        "{user,item}_bias.weight": ((50, 1), TABLE),
+        "item_factors": ((50, 8), TABLE),
+    },
+    "VQ-VAE, Encodec, and relative positions": {
+        "quantize.{embedding,codebook}.weight": ((64, 8), TABLE),
+        "{quantize,quantizer,vector_quantizer,vq}.weight": ((64, 8), TABLE),
+        "quantizer.vq.layers.0._codebook.embed": ((64, 8), TABLE),
+        "quantizer.project_in.weight": ((8, 16), "8 x 16"),
+        "{codebook,codevectors}": ((64, 8), TABLE),
+        "{relpos,abspos}.weight": ((15, 4), TABLE),
+    },
+    "masks of pruning": {
+        "query.weight": ((8, 8), AMBIGUOUS),
+        "query.mask_scores": ((8, 8), STATE),
+        "key.weight": ((8, 6), AMBIGUOUS),
+        "key.mask_scores": ((8, 1), STATE),  # of whole rows
+        "fc.weight": ((8, 8), AMBIGUOUS),
+        "fc.weight.mask": ((8, 8), STATE),
+        "kernel_masks.out.weight": ((8, 8), STATE),
+        "out.weight": ((8, 8), AMBIGUOUS),
+        "k_mask": ((8, 8), STATE),
+        "other.weight": ((8, 8), "8 x 8"),
+    },
+    "weights whose inputs are scaled (ModelOpt, SmoothQuant)": {
+        "a.weight": ((8, 6), AMBIGUOUS),
+        "a.pre_quant_scale": ((6,), SCALE),
+        "b.weight": ((8, 6), AMBIGUOUS),
+        "b.input_quantizer._pre_quant_scale": ((6,), SCALE),
+        "c.weight": ((8, 6), AMBIGUOUS),
+        "c.smooth_scale": ((1, 6), SCALE),
+        "d.weight": ((8, 6), "8 x 6"),
+        "d.input_scale": ((), SCALE),
+    },
+    "NFNet (scaled weight standardization), torch and Haiku": {
+        "conv.weight": ((8, 4, 3, 3), AMBIGUOUS),
+        "conv.gain": ((8, 1, 1, 1), VECTOR),
+        "conv/w": ((3, 3, 4, 8), AMBIGUOUS),
+        "conv/gain": ((8,), VECTOR),
+        "norm/gain": ((8,), VECTOR),
+        "head/w": ((8, 5), "5 x 8"),
+    },
     "LoRA, PEFT": {
-        "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": ((2, 8), "2 x 8"),
-        "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight": ((12, 2), "12 x 2"),
-        "base_model.model.conv.lora_A.default.weight": ((2, 3, 5, 5), "2 x 75"),
-        "base_model.model.conv.lora_B.default.weight": ((6, 2, 1, 1), "6 x 2"),
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": ((2, 8), "A 2 x 8"),
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight": ((12, 2), "B 12 x 2"),
+        "base_model.model.conv.lora_A.default.weight": ((2, 3, 5, 5), "A 2 x 75"),
+        "base_model.model.conv.lora_B.default.weight": ((6, 2, 1, 1), "B 6 x 2"),
     },
     "LoRA, kohya": {
-        "lora_unet_down_blocks_0_attn1_to_q.lora_down.weight": ((2, 8), "2 x 8"),
-        "lora_unet_down_blocks_0_attn1_to_q.lora_up.weight": ((12, 2), "12 x 2"),
+        "lora_unet_down_blocks_0_attn1_to_q.lora_down.weight": ((2, 8), "A 2 x 8"),
+        "lora_unet_down_blocks_0_attn1_to_q.lora_up.weight": ((12, 2), "B 12 x 2"),
         "lora_unet_down_blocks_0_attn1_to_q.alpha": ((), VECTOR),
-        "lora_unet_conv_in.lora_down.weight": ((2, 4, 3, 3), "2 x 36"),
-        "lora_unet_conv_in.lora_up.weight": ((8, 2, 1, 1), "8 x 2"),
+        "lora_unet_conv_in.lora_down.weight": ((2, 4, 3, 3), "A 2 x 36"),
+        "lora_unet_conv_in.lora_up.weight": ((8, 2, 1, 1), "B 8 x 2"),
     },
     "LoRA, qwix": {
         "layers/0/q_proj/kernel": ((8, 4, 3), "12 x 8"),
-        "layers/0/q_proj/kernel_lora_a": ((8, 2), "2 x 8"),
-        "layers/0/q_proj/kernel_lora_b": ((2, 4, 3), "12 x 2"),
-        "layers/0/o_proj/w_lora_a": ((4, 3, 2), "2 x 12"),
-        "layers/0/o_proj/w_lora_b": ((2, 8), "8 x 2"),
+        "layers/0/q_proj/kernel_lora_a": ((8, 2), "A 2 x 8"),
+        "layers/0/q_proj/kernel_lora_b": ((2, 4, 3), "B 12 x 2"),
+        "layers/0/o_proj/w_lora_a": ((4, 3, 2), "A 2 x 12"),
+        "layers/0/o_proj/w_lora_b": ((2, 8), "B 8 x 2"),
     },
     "LoRA, Keras": {
         "layers/dense/kernel": ((6, 5), "5 x 6"),
-        "layers/dense/lora_kernel_a": ((6, 2), "2 x 6"),
-        "layers/dense/lora_kernel_b": ((2, 5), "5 x 2"),
+        "layers/dense/lora_kernel_a": ((6, 2), "A 2 x 6"),
+        "layers/dense/lora_kernel_b": ((2, 5), "B 5 x 2"),
+    },
+    "LoRA, Keras, EinsumDense and convolutions": {
+        "layers/query/lora_kernel_a": ((8, 4, 2), AMBIGUOUS),
+        "layers/query/lora_kernel_b": ((2, 6), AMBIGUOUS),
+        "layers/attention_output/lora_kernel_a": ((4, 6, 2), "A 2 x 24"),
+        "layers/attention_output/lora_kernel_b": ((2, 8), "B 8 x 2"),
+        "layers/conv/lora_kernel_a": ((3, 3, 4, 2), "A 2 x 36"),
+        "layers/conv/lora_kernel_b": ((2, 8), "B 8 x 2"),
+    },
+    "LoRA of experts": {
+        "t.experts.lora_A": ((3, 2, 8), "A 3 > 2 x 8"),
+        "t.experts.lora_B": ((3, 6, 2), "B 3 > 6 x 2"),
+        "u.experts.lora_A": ((3, 4, 8), "A 3 > 4 x 8"),  # the rank is the smaller size
+        "u.experts.lora_B": ((3, 8, 4), "B 3 > 8 x 4"),
+        "j/experts/lora_a": ((3, 8, 4), "A 3 > 4 x 8"),
+        "j/experts/lora_b": ((3, 4, 8), "B 3 > 8 x 4"),
+    },
+    "transposed convolutions by their names, torch": {
+        "net.{tconv1,up_conv1,trans_conv1,conv_up,convt1}.weight": ((16, 8, 4, 4), AMBIGUOUS),
+        "ups.0.conv.weight": ((16, 8, 4, 4), AMBIGUOUS),
+        "ups.1.conv.weight": ((8, 16, 3, 3), "8 x 144"),
+        "up_conv2.weight": ((16, 8, 2, 2), "8 x 64"),
+        "up_conv2.bias": ((8,), BIAS),
     },
     "LoRA, torchtune": {
-        "layers.0.attn.q_proj.lora_a.weight": ((2, 8), "2 x 8"),
-        "layers.0.attn.q_proj.lora_b.weight": ((8, 2), "8 x 2"),
+        "layers.0.attn.q_proj.lora_a.weight": ((2, 8), "A 2 x 8"),
+        "layers.0.attn.q_proj.lora_b.weight": ((8, 2), "B 8 x 2"),
     },
     "LoRA, NNX": {
         "base_module/kernel": ((6, 5), "5 x 6"),
-        "lora_a": ((6, 2), "2 x 6"),
-        "lora_b": ((2, 5), "5 x 2"),
+        "lora_a": ((6, 2), "A 2 x 6"),
+        "lora_b": ((2, 5), "B 5 x 2"),
     },
     "LoRA, scanned": {
-        "decoder/layers/mlp/wi/kernel_lora_a": ((8, 3, 2), "3 > 2 x 8"),
-        "decoder/layers/mlp/wi/kernel_lora_b": ((2, 3, 20), "3 > 20 x 2"),
-        "stack/lora_a": ((3, 8, 2), "3 > 2 x 8"),
-        "stack/lora_b": ((3, 2, 20), "3 > 20 x 2"),
+        "decoder/layers/mlp/wi/kernel_lora_a": ((8, 3, 2), "A 3 > 2 x 8"),
+        "decoder/layers/mlp/wi/kernel_lora_b": ((2, 3, 20), "B 3 > 20 x 2"),
+        "stack/lora_a": ((3, 8, 2), "A 3 > 2 x 8"),
+        "stack/lora_b": ((3, 2, 20), "B 3 > 20 x 2"),
+    },
+    "LoRA, two adapters in one file": {
+        "q.lora_A.a.weight": ((2, 8), "A 2 x 8"),
+        "q.lora_B.a.weight": ((12, 2), "B 12 x 2"),
+        "q.lora_A.b.weight": ((3, 8), "A 3 x 8"),
+        "q.lora_B.b.weight": ((12, 3), "B 12 x 3"),
+        "k.lora_A.{up,down}.weight": ((2, 8), "A 2 x 8"),
+        "k.lora_B.{up,down}.weight": ((12, 2), "B 12 x 2"),
+    },
+    "LoRA, a factor alone": {
+        "q.lora_A.weight": ((2, 8), OTHER),
+        "k/lora_b": ((2, 8), OTHER),
+        "q.weight": ((12, 8), "12 x 8"),
+    },
+    "HydraLoRA": {
+        "q.lora_A.weight": ((2, 8), OTHER),
+        "q.lora_{B0,B1}.weight": ((12, 2), OTHER),
+        "q.lora_route.weight": ((2, 8), "2 x 8"),
+        "q.base_layer.weight": ((12, 8), "12 x 8"),
+    },
+    "DoRA, AdaLoRA": {
+        "v.lora_{a,b}": ((8, 8), OTHER),
+        "v.m": ((8,), VECTOR),  # MLX
+        "q.lora_{A,B}.weight": ((8, 8), OTHER),
+        "q.lora_magnitude_vector": ((8,), OTHER),
+        "k.lora_{A,B}": ((8, 8), OTHER),
+        "k.lora_E": ((8, 1), OTHER),
+    },
+    "GraLoRA, DeLoRA, WaveFT, prompts": {
+        "q.{gralora,delora}_{A,B}": ((8, 8), OTHER),
+        "q.waveft_spectrum": ((8, 8), OTHER),
+        "e.trainable_tokens_delta": ((4, 8), OTHER),
+        "{soft_prompt,prompt_embeddings}": ((20, 8), TABLE),
+        "prompt.weight": ((20, 8), TABLE),
+    },
+    "names of GGUF": {
+        "token_embd.weight": ((50, 8), TABLE),
+        "blk.0.attn_q.weight": ((8, 8), "8 x 8"),
+        "blk.0.attn_norm.weight": ((8,), SCALE),
+        "output.weight": ((50, 8), "50 x 8"),
+    },
+    "OFT, VeRA, LoHa, LoKr, (IA)3": {
+        "q.oft_R.weight": ((2, 6), OTHER),
+        "q.oft_R": ((2, 4, 4), OTHER),
+        "k.vera_lambda_{b,d}": ((8,), OTHER),
+        "base_model.vera_{A,B}.default": ((8, 8), OTHER),
+        "v.{hada_w1_a,hada_w1_b,hada_w2_a,hada_w2_b}": ((8, 8), OTHER),
+        "o.{lokr_w1,lokr_w2_a,lokr_w2_b}": ((8, 8), OTHER),
+        "m.ia3_l": ((8, 1), OTHER),
+        "m.weight": ((8, 8), "8 x 8"),
     },
 }
 

@@ -259,3 +259,39 @@ def test_trees_that_do_not_fit_are_named():
         structure.matrices({"other": jnp.ones((2, 3))})
     with pytest.raises(ValueError, match=r"shape \(3, 2\); this structure expects \(2, 3\)"):
         structure.matrices({"kernel": jnp.ones((3, 2))})
+
+
+def test_factors_of_an_update_are_one_layer_also_by_name():
+    keys = jax.random.split(jax.random.key(0), 3)
+    w, a, b = (jax.random.normal(k, s) for k, s in zip(keys, [(9, 6), (9, 2), (2, 6)], strict=True))
+    params = {"d": {"kernel": w, "kernel_lora_a": a, "kernel_lora_b": b}}
+    structure = describe(params)
+    assert structure.names == ("d/kernel", "d/kernel (update)")
+    np.testing.assert_allclose(structure.matrices(params)[1][0, 0], (a @ b).T, rtol=1e-12)
+    assert structure.outside == ("updates its weights by an adapter, with 'd/kernel (update)'",)
+    assert describe(params, mask=lambda p, _: p == "d/kernel").outside == structure.outside
+    assert "by the product of two factors (LoRA)" in str(structure)
+    with pytest.raises(ValueError, match="measured and penalized, not replaced"):
+        structure.replace(params, structure.matrices(params))
+    assert describe({"d": {"kernel": w}}).outside is None
+
+
+def test_stacked_factors_are_a_stack_of_updates():
+    a, b = jnp.ones((3, 9, 2)) * jnp.arange(3.0)[:, None, None], jnp.ones((3, 2, 6))
+    params = {"layers": {"lora_a": a, "lora_b": b}}
+    structure = describe(params)
+    assert structure.names == ("layers[0]", "layers[1]", "layers[2]")
+    expected = jnp.swapaxes(a @ b, 1, 2)[:, None]
+    np.testing.assert_array_equal(structure.matrices(params)[0], expected)
+
+
+def test_how_often_an_update_of_a_convolution_is_applied_is_not_known_by_name():
+    shapes = {"c.lora_A.weight": (2, 3, 5, 5), "c.lora_B.weight": (6, 2, 1, 1),
+              "d.lora_A.weight": (2, 3), "d.lora_B.weight": (6, 2)}  # fmt: skip
+    params = {path: jnp.ones(shape) for path, shape in shapes.items()}
+    structure = describe(params)
+    assert [(x.matrix_shape, x.positions) for x in structure.layers] == [
+        ((6, 75), None),
+        ((6, 3), 1),
+    ]
+    np.testing.assert_array_equal(structure.matrices(params)[0], jnp.full((1, 1, 6, 75), 2.0))

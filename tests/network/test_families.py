@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from rankjax.network import Layer, LeftOut, Reason, describe
+from rankjax.network.internal import factors_of
 from rankjax.report import matrices_by_name
 from tests.network.families import FAMILIES
 
@@ -30,6 +31,8 @@ def test_family(family):
         structures.append(describe(leaves))
     for structure in structures:
         found = {one.path: seen(one) for one in (*structure.layers, *structure.left_out)}
+        for left, right in factors_of(structure.layers).values():
+            found |= {left.path: f"B {seen(left)}", right.path: f"A {seen(right)}"}
         wanted = {path: what for path, (_, what) in FAMILIES[family].items()}
         assert {p: found[p] for p in wanted if wanted[p] is not None} == {
             p: w for p, w in wanted.items() if w is not None

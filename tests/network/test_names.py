@@ -33,6 +33,8 @@ OUT_IN, IN_OUT = View(out=(0,), in_=(1,)), View(out=(1,), in_=(0,))
         ("vocab/kernel", (4, 30), IN_OUT),
         ("linear_pos.weight", (4, 4), OUT_IN),
         ("vocab_proj.weight", (30, 4), OUT_IN),
+        ("proj_to_vocab.weight", (30, 4), OUT_IN),
+        ("to_prompts.weight", (30, 4), OUT_IN),
         ("mlp/gate_up/kernel", (4, 4, 16, 6), Reason.AMBIGUOUS),
         ("mlp/up/kernel", (3, 3, 16, 6), Reason.AMBIGUOUS),
         ("x/kernel", (4, 4, 16, 6), Reason.AMBIGUOUS),

@@ -13,7 +13,7 @@ from flax import nnx
 from rich.console import Console
 
 import rankjax
-from rankjax.network import describe
+from rankjax.network import Reason, describe
 from rankjax.report import analyze, html_report, matrices_by_name
 from rankjax.report._spectra import Spectrum, energy_rank, spectra_of, tail_exponent
 from rankjax.report._terminal import rich_report
@@ -349,3 +349,26 @@ def test_nothing_to_measure():
     console.print(rich_report(empty))
     assert "No weight matrix was found" in console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
     assert "Nothing" not in html_report(empty)
+
+
+def test_a_described_matrix_is_computed_from_its_leaves():
+    rng = np.random.default_rng(0)
+    shapes = {"w": (6, 8), "a": (6, 2), "b": (2, 8)}
+    params = {k: rng.standard_normal(s).astype(np.float32) for k, s in shapes.items()}
+
+    def apply(p, x):
+        return x @ (p["w"] + p["a"] @ p["b"])
+
+    structure = describe(params, apply=apply, example=np.ones((3, 6), np.float32))
+    (row,) = analyze(params, structure=structure).rows
+    whole = params["w"] + params["a"] @ params["b"]
+    np.testing.assert_allclose(row.singular_values, np.linalg.svd(whole)[1], rtol=1e-5)
+    start = params | {"a": np.zeros_like(params["a"])}
+    (row,) = analyze(params, structure=structure, reference=start).rows
+    assert row.relative_change == pytest.approx(
+        np.linalg.norm(params["a"] @ params["b"]) / np.linalg.norm(params["w"]), rel=1e-5
+    )
+    params["a"][0, 0] = np.nan
+    found = analyze(params, structure=structure)
+    assert found.rows == ()
+    assert ("a", Reason.NOT_FINITE) in [(leaf.path, leaf.why) for leaf in found.left_out]

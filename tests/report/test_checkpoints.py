@@ -156,3 +156,11 @@ def test_members_that_are_no_arrays_are_named(tmp_path):
     whys = {leaf.path: leaf.text for leaf in found.unread}
     assert "only a pickle" in whys["note"]
     assert "bfloat16 is lost" in whys["half"]
+
+
+def test_a_header_is_checked_once(tmp_path, monkeypatch):
+    WRITERS["w.safetensors"]({"kernel": np.ones((2, 3), np.float32)}, tmp_path / "w.safetensors")
+    opened, real = [], safetensors.safe_open
+    monkeypatch.setattr(safetensors, "safe_open", lambda *a, **k: opened.append(a) or real(*a, **k))
+    load(tmp_path / "w.safetensors")
+    assert len(opened) == 1

@@ -7,7 +7,7 @@ import flax.serialization
 import numpy as np
 import pytest
 
-from rankjax.report import CheckpointError, load
+from rankjax.report import CheckpointError, analyze, load
 from tests.report.checkpoints import save_msgpack, save_npz, save_safetensors, weights
 from tests.report.test_checkpoints import check
 
@@ -100,3 +100,35 @@ def test_what_is_not_read_is_named_in_a_folder_too(tmp_path):
     (tmp_path / "model.eqx").write_bytes(b"x")
     with pytest.raises(CheckpointError, match=r"model\.eqx holds arrays one after the other"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("mine", "other"),
+    [
+        ("consolidated.00.safetensors", "consolidated.01.safetensors"),
+        ("mp_rank_00/w.safetensors", "mp_rank_01/w.safetensors"),
+        ("model-rank-0-part-0.safetensors", "model-rank-1-part-0.safetensors"),
+    ],
+)
+def test_a_part_that_may_hold_slices_of_matrices_is_refused(tmp_path, mine, other):
+    for name in (mine, other):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        save_safetensors(weights(), tmp_path / name)
+    with pytest.raises(CheckpointError, match="one of 2 parts, one per process"):
+        load(tmp_path / mine)
+    (tmp_path / other).unlink()
+    if (tmp_path / other).parent != tmp_path:
+        (tmp_path / other).parent.rmdir()
+    load(tmp_path / mine)
+
+
+def test_a_kernel_of_one_channel_in_a_part_is_not_that_of_the_image(tmp_path):
+    kernels = {"conv1": {"weight": np.ones((6, 1, 5, 5), np.float32)},
+               "conv2": {"weight": np.ones((12, 6, 5, 5), np.float32)}}  # fmt: skip
+    for name, paths in {
+        "model-00001-of-00001.safetensors": ["conv1.weight", "conv2.weight"],
+        "model-00002-of-00003.safetensors": ["conv2.weight"],
+    }.items():
+        save_safetensors(kernels, tmp_path / name)
+        found = analyze(tmp_path / name)
+        assert [row.path.replace("/", ".") for row in found.rows] == paths

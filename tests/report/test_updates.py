@@ -7,7 +7,14 @@ import pytest
 import safetensors.numpy
 
 from rankjax import report
-from rankjax.report import CheckpointError, analyze, load, write_smaller_adapter
+from rankjax.report import (
+    CheckpointError,
+    analyze,
+    load,
+    matrices_by_name,
+    sequential,
+    write_smaller_adapter,
+)
 from tests.report.test_cli_analyze import run
 
 RNG = np.random.default_rng(0)
@@ -104,6 +111,20 @@ def test_metadata_tell_the_scale(tmp_path, metadata, place, scale):
     assert after.scale == scale
     np.testing.assert_allclose(after.singular_values, row.singular_values, rtol=1e-5)
     assert not (tmp_path / "small" / "adapter_config.json").exists()
+
+
+@pytest.mark.parametrize(("other", "scale"), [("8.0", 2.0), (None, 2.0), ("4.0", None)])
+def test_metadata_of_files_behind_an_index_tell_the_scale(tmp_path, other, scale):
+    a, b = draw(4, 9), draw(12, 4)
+    more = None if other is None else {"ss_network_alpha": other}
+    for name, leaf, metadata in [("lora_down", a, KOHYA), ("lora_up", b, more)]:
+        file = tmp_path / f"{name}.safetensors"
+        safetensors.numpy.save_file({f"q.{name}.weight": leaf}, file, metadata=metadata)
+    names = {f"q.{name}.weight": f"{name}.safetensors" for name in ("lora_down", "lora_up")}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": names}))
+    (row,) = analyze(index).rows
+    assert row.scale == scale
 
 
 @pytest.mark.parametrize(("rank", "scale"), [(2, 0.5), (4, None)])
@@ -227,6 +248,40 @@ def test_updates_that_are_no_products(names, layout):
     }
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "why"),
+    [("use_dora", True, "use_dora, and the file holds no lora_magnitude_vector"),
+     ("use_qalora", True, "use_qalora:"), ("peft_type", "ADALORA", "peft_type ADALORA:"),
+     ("fine_tune_type", "dora", "fine_tune_type dora:")],
+)  # fmt: skip
+def test_a_config_that_says_more_than_a_product(tmp_path, flag, value, why):
+    found = analyze(folder(tmp_path, peft(), lora_alpha=16, **{flag: value}))
+    assert found.rows == ()
+    assert len(found.left_out) == 2
+    assert all(leaf.text.startswith(f"its config says {why}") for leaf in found.left_out)
+    plain = False if value is True else "LORA"
+    assert len(analyze(folder(tmp_path, peft(), lora_alpha=16, **{flag: plain})).rows) == 1
+
+
+def test_two_adapters_in_one_file():
+    a, b, c, d = draw(4, 9), draw(12, 4), draw(2, 9), draw(12, 2)
+    leaves = {"q.lora_A.a.weight": a, "q.lora_B.a.weight": b,
+              "q.lora_A.b.weight": c, "q.lora_B.b.weight": d}  # fmt: skip
+    rows = {row.path: row for row in analyze(leaves).rows}
+    same(rows["q/a"], product(b, a))
+    same(rows["q/b"], product(d, c))
+
+
+@pytest.mark.parametrize("names", [("kernel_lora_a", "kernel_lora_b"),
+                                   ("lora_kernel_a", "lora_kernel_b")])  # fmt: skip
+def test_a_weight_and_its_update_in_one_tree(names):
+    w, a, b = draw(9, 12), draw(9, 2), draw(2, 12)
+    rows = {row.path: row for row in analyze({"d": {"kernel": w, names[0]: a, names[1]: b}}).rows}
+    assert set(rows) == {"d/kernel", "d/kernel (update)"}
+    same(rows["d/kernel"], w.astype(float).T)
+    same(rows["d/kernel (update)"], product(a, b).T)
+
+
 def test_parameters_of_several_matrices(tmp_path):
     place = "base_model.model.mlp.experts"
     leaves = {f"{place}.lora_A.weight": draw(16, 8), f"{place}.lora_B.weight": draw(12, 16)}
@@ -286,7 +341,9 @@ def test_a_factor_that_is_not_finite_or_alone(tmp_path):
     assert found.rows == ()
     assert [path for path, _, _ in found.not_finite] == [first]
     del leaves[first]
-    assert [row.given_rank for row in analyze(leaves).rows] == [None]
+    found = analyze(leaves)
+    assert found.rows == ()
+    assert "one factor of an update (LoRA) without the other" in found.left_out[0].text
 
 
 def test_the_difference_of_two_adapters():
@@ -416,3 +473,11 @@ def test_on_the_command_line(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "analyze", lambda *a, **k: pytest.fail("the work has started"))
     again = run("analyze", big, "--write", tmp_path / "small")
     assert "holds an adapter already" in again.stderr
+
+
+@pytest.mark.parametrize("parts", [{"lora_a": (9, 2), "lora_b": (2, 5)}, {"ia3_l": (5,)}])
+def test_a_chain_of_dense_layers_has_no_adapters(parts):
+    tree = {"d": {"kernel": draw(9, 5), **{name: draw(*shape) for name, shape in parts.items()}}}
+    flat = {f"d/{name}": leaf for name, leaf in tree["d"].items()}
+    with pytest.raises(ValueError, match="is of an adapter, no layer: merge it"):
+        sequential("dense", matrices_by_name(flat), tree)

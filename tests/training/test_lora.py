@@ -122,7 +122,7 @@ def test_pairs_in_stacks_need_no_axes():
 
 def test_what_does_not_fit_is_named():
     with pytest.raises(ValueError, match=r"without a partner: \['lora_a'\]"):
-        lora_pairs(describe({"lora_a": jnp.ones((4, 2))}))
+        lora_pairs(describe({"lora_a": jnp.ones((4, 2)), "kernel": jnp.ones((4, 2))}))
     with pytest.raises(ValueError, match="must hold pairs of factors"):
         lora_pairs(describe({"kernel": jnp.ones((4, 2))}))
     with pytest.raises(ValueError, match=r"pairs names unknown paths \['x'\]"):

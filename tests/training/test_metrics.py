@@ -76,3 +76,19 @@ def test_updates_are_left_alone_and_bad_numbers_are_named():
         recorder.update(PARAMS, recorder.init(PARAMS))
     with pytest.raises(ValueError, match="every: got 0"):
         record_metrics(STRUCTURE, every=0)
+
+
+def test_matrices_that_are_computed_from_leaves_are_recorded():
+    keys = jax.random.split(jax.random.key(0), 2)
+    params = {"q": {"lora_a": jax.random.normal(keys[0], (9, 2)),
+                    "lora_b": jax.random.normal(keys[1], (2, 5))},
+              "d": {"kernel": jnp.eye(3)}}  # fmt: skip
+    structure = describe(params)
+    recorder = record_metrics(structure)
+    _, state = recorder.update(params, recorder.init(params), params)
+    product = params["q"]["lora_a"] @ params["q"]["lora_b"]
+    np.testing.assert_allclose(state.metrics["q/spectral_norm"], jnp.linalg.norm(product, 2))
+    masked = optax.masked(recorder, {"q": {"lora_a": False, "lora_b": True}, "d": True})
+    _, state = masked.update(params, masked.init(params), params)
+    found = optax.tree_utils.tree_get(state, "metrics")
+    assert {name.split("/")[0] for name in found} == {"d"}

@@ -16,6 +16,8 @@ _PATTERNS = (
     "*.bin.index.json", "*.bin", "*.pt", "*.pth", "*.keras", "*.h5", "*.npz", "*.eqx", "*.gguf",
 )  # fmt: skip
 _PART = re.compile(r".*-[0-9]+-of-0*([0-9]+)\.\w+")  # model-00001-of-00002.safetensors
+# consolidated.00.pth (Llama), mp_rank_00 (Megatron, DeepSpeed), model-rank-0-part-0 (vLLM)
+_RANK = re.compile(r"(consolidated\.|(?:.*[_-])?rank[_-]?)([0-9]+)(.*)", re.DOTALL)
 _OTHERS = re.compile(r"training_args\.bin|optimizer\.(bin|pt)|scheduler\.pt|rng_state.*|scaler\.pt")
 
 
@@ -35,6 +37,34 @@ def checkpoint_in(folder: Path) -> Path:
         more = f", but its folders do ({where}): name one of them" if below else ""
         raise CheckpointError(f"{shown(str(folder))} holds no checkpoint{more}")
     return found
+
+
+def is_part(path: Path) -> bool:
+    """Whether the name says that other files hold other leaves."""
+    part = _PART.fullmatch(path.name)
+    return part is not None and part[1] != "1"
+
+
+def refuse_slices(path: Path) -> None:
+    """Refuse a file of which others hold the other slices of the same matrices.
+
+    Raises:
+        CheckpointError: names that differ in the rank of a process alone, beside it.
+    """
+    for place in (path.absolute(), path.absolute().parent):
+        rank = _RANK.fullmatch(place.name)
+        if rank is None:
+            continue
+        others = [
+            found for other in place.parent.iterdir() if (found := _RANK.fullmatch(other.name))
+        ]
+        count = sum((found[1], found[3]) == (rank[1], rank[3]) for found in others)
+        if count > 1:
+            raise CheckpointError(
+                f"{shown(str(path))} is one of {count} parts, one per process: it may hold a "
+                "slice of every matrix (tensor parallelism); join them first, or read a copy of it "
+                f"under another name than {shown(place.name)}"
+            )
 
 
 def _holds(folder: Path) -> bool:

@@ -10,14 +10,14 @@ from typing import Any
 from rankjax.network import LeftOut
 from rankjax.report.checkpoints._errors import CheckpointError, shown
 from rankjax.report.checkpoints._flax_msgpack import read_flax_msgpack
-from rankjax.report.checkpoints._folder import ORBAX, checkpoint_in
+from rankjax.report.checkpoints._folder import ORBAX, checkpoint_in, is_part, refuse_slices
 from rankjax.report.checkpoints._foreign import refuse_foreign
 from rankjax.report.checkpoints._hub import PREFIX, from_hub
 from rankjax.report.checkpoints._json import json_object
 from rankjax.report.checkpoints._keras import read_keras
 from rankjax.report.checkpoints._npz import read_npz
 from rankjax.report.checkpoints._orbax import read_orbax
-from rankjax.report.checkpoints._safetensors import read_metadata, read_safetensors
+from rankjax.report.checkpoints._safetensors import read_safetensors
 from rankjax.report.checkpoints._sharded import read_sharded
 from rankjax.report.checkpoints._torch import is_pickle, read_torch
 
@@ -39,6 +39,7 @@ class Checkpoint:
         unread: what it holds and was not read, with the reason.
         adapter: what ``adapter_config.json`` beside it says (PEFT), or nothing.
         metadata: what the header of a safetensors file says beside the arrays.
+        whole: ``False`` for one of several files (``model-00002-of-00003.safetensors``).
     """
 
     source: str
@@ -47,6 +48,7 @@ class Checkpoint:
     unread: tuple[LeftOut, ...] = ()
     adapter: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    whole: bool = True
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -74,23 +76,25 @@ def load(path: str | Path) -> Checkpoint:
             path = checkpoint_in(path)
         elif not path.is_file():
             raise CheckpointError(f"{shown(str(path))} is neither a file nor a folder")
-        kind, (tree, unread) = _read(path)
+        kind, (tree, unread, *told) = _read(path)
         config = path.parent / "adapter_config.json"
         adapter = json_object(config.read_bytes(), config) if config.is_file() else {}
-        metadata = read_metadata(path) if kind == "safetensors" else {}
     except OSError as error:
         raise CheckpointError(f"{shown(str(path))}: {error.strerror or error}") from None
     except MemoryError:
         raise CheckpointError(f"{shown(str(path))} does not fit into memory") from None
-    return Checkpoint(str(path), kind, tree, tuple(unread), adapter, metadata)
+    metadata = told[0] if told else {}
+    whole = not is_part(path)
+    return Checkpoint(str(path), kind, tree, tuple(unread), adapter, metadata, whole)
 
 
-def _read(path: Path) -> tuple[str, tuple[Any, list[LeftOut]]]:
+def _read(path: Path) -> tuple[str, tuple[Any, ...]]:
     if path.is_dir():
         return "Orbax", read_orbax(path)
     if path.name == ORBAX:
         return "Orbax", read_orbax(path.parent)
     refuse_foreign(path)
+    refuse_slices(path)
     if path.name.endswith(".index.json"):
         return "several files", read_sharded(path)
     with path.open("rb") as file:

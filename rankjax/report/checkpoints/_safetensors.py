@@ -23,14 +23,16 @@ _NAMES = {
 }  # fmt: skip
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], list[LeftOut]]:
-    """The arrays of a file by name, mapped from disk and not copied; and what was not read.
+def read_safetensors(
+    path: Path,
+) -> tuple[dict[str, np.ndarray], list[LeftOut], dict[str, str]]:
+    """The arrays of a file by name, mapped from disk and not copied; what was not read; metadata.
 
     Raises:
         CheckpointError: a file that the package refuses, arrays of one name, or without the package
             ``safetensors``.
     """
-    read_metadata(path)
+    metadata = _checked(path)
     file = np.memmap(path, np.uint8, mode="r")
     start = 8 + int.from_bytes(file[:8].tobytes(), "little")
     arrays: dict[str, np.ndarray] = {}
@@ -48,15 +50,11 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], list[LeftOut]]:
             arrays[name] = np.frombuffer(file, dtype, count, place).reshape(shape)
         else:
             arrays[name] = np.empty(shape, DTYPES[_NAMES[stored]])
-    return arrays, unread
+    return arrays, unread, metadata
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """What the header says beside the arrays.
-
-    Raises:
-        CheckpointError: as ``read_safetensors``.
-    """
+def _checked(path: Path) -> dict[str, str]:
+    """What the header says beside the arrays, of a file that the package does not refuse."""
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:

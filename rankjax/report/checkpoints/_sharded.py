@@ -15,13 +15,18 @@ from rankjax.report.checkpoints._safetensors import read_safetensors
 from rankjax.report.checkpoints._torch import read_torch
 
 _LARGEST_INDEX = 100_000_000
-_READERS: dict[str, Callable[[Path], tuple[Any, list[LeftOut]]]] = {
-    ".safetensors": read_safetensors, ".msgpack": read_flax_msgpack, ".bin": read_torch,
-}  # fmt: skip
+_READERS: dict[str, Callable[[Path], tuple[Any, list[LeftOut], dict[str, str]]]] = {
+    ".safetensors": read_safetensors,
+    ".msgpack": lambda path: (*read_flax_msgpack(path), {}),
+    ".bin": lambda path: (*read_torch(path), {}),
+}
 
 
-def read_sharded(index: Path) -> tuple[dict[str, Any], list[LeftOut]]:
-    """The arrays of all files that an index names; what it promises and no file holds is unread.
+def read_sharded(index: Path) -> tuple[dict[str, Any], list[LeftOut], dict[str, str]]:
+    """The arrays of all files that an index names; what is not read; the metadata of all of them.
+
+    What the index promises and no file holds is unread. Metadata of which the files say different
+    things are dropped.
 
     Raises:
         CheckpointError: an index that is no such index or points out of its folder, or any file.
@@ -33,6 +38,7 @@ def read_sharded(index: Path) -> tuple[dict[str, Any], list[LeftOut]]:
         raise CheckpointError(f"{index} has no weight_map from names to files")
     tree: dict[str, Any] = {}
     unread: list[LeftOut] = []
+    told: dict[str, set[str]] = {}
     for name in sorted(set(weight_map.values())):
         read = _READERS.get(Path(name).suffix)
         if Path(name).name != name or read is None:
@@ -41,14 +47,16 @@ def read_sharded(index: Path) -> tuple[dict[str, Any], list[LeftOut]]:
         if not part.is_file():
             raise CheckpointError(f"{index} names {shown(name)!r}, which is not there")
         refuse_foreign(part)
-        more, not_read = read(part)
+        more, not_read, metadata = read(part)
+        for key, value in metadata.items():
+            told.setdefault(key, set()).add(value)
         _merge(tree, more, str(index))
         unread += not_read
     held = {"/".join(keys) for keys in _paths(tree)} | {leaf.path for leaf in unread}
     for name in sorted(set(weight_map) - held):
         text = f"promised by {shown(index.name)}, and no file holds it"
         unread.append(LeftOut(name, (), Reason.NOT_READ, text))
-    return tree, unread
+    return tree, unread, {key: value for key, (value, *rest) in told.items() if not rest}
 
 
 def _merge(tree: dict[str, Any], more: Any, where: str) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rankjax import report
-from rankjax.report._adapter import check_adapter
+from rankjax.report._adapter import check_adapter, write_checked
 from rankjax.report._rank_plan import DEFAULT_ENERGY, check_shares
 from rankjax.report._sorting import SortKey
 from rankjax.report._terminal import rich_report
@@ -74,8 +74,7 @@ def analyze(
                 raise ValueError("--budget: a smaller adapter is written at an energy, no budget")
             check_new_folder("--write", folder)
         checkpoint = report.load(path)
-        if folder is not None:
-            check_adapter(checkpoint, folder)
+        adapter = None if folder is None else check_adapter(checkpoint, folder)
         with progress_bar() as progress:
             measured = partial(
                 report.analyze, p=p, layout=layout, embeddings=embeddings, only=only, skip=skip,
@@ -93,11 +92,9 @@ def analyze(
         outputs.write("--html", lambda: report.html_report(found, plan=plan, base=base))
         if plan is not None:
             outputs.write("--write", plan.to_json)
-        if folder is not None:
+        if adapter is not None:
             share = DEFAULT_ENERGY if energy is None else energy
-            before, after = report.write_smaller_adapter(
-                checkpoint, folder, energy=share
-            ).parameters
-            say_written(folder, f", {after:,} of {before:,} parameters")
+            before, after = write_checked(adapter, share).parameters
+            say_written(adapter.folder, f", {after:,} of {before:,} parameters")
     if not found.rows:
         raise typer.Exit(1)
