@@ -15,6 +15,7 @@ from rankjax.network import Layer, LeftOut, Reason, Structure
 from rankjax.network.internal import check_structure, paths_and_leaves
 from rankjax.report._adapter_config import adapter_configs
 from rankjax.report._analysis import SHARES, Analysis
+from rankjax.report._kept_spectra import KeptSpectra
 from rankjax.report._matrices_by_name import Layout, guessed_layout, is_floating, matrices_by_name
 from rankjax.report._row import Row
 from rankjax.report._scaled import with_scales
@@ -31,7 +32,7 @@ from rankjax.report._spectra import (
 from rankjax.report._updates import Update, matrices_of, spectrum_of_product, take_updates
 from rankjax.report.checkpoints import Checkpoint, load
 
-Progress = Callable[[int, int, str], None]
+Progress = Callable[[int, int, str, float], None]
 
 
 def analyze(
@@ -45,6 +46,7 @@ def analyze(
     only: str | Sequence[str] = (),
     skip: str | Sequence[str] = (),
     max_size: int | None = None,
+    keep: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Analysis:
     """Norms, ranks, tail and possible savings of every weight matrix.
@@ -64,7 +66,10 @@ def analyze(
             one, ``[ab]`` for one of these. A path matches itself.
         skip: patterns of paths to leave out, also of those that ``only`` chooses.
         max_size: leave out matrices (updates: pairs of factors) with more entries.
-        progress: called with (matrices done, matrices, path) after each.
+        keep: a folder for the singular values of each matrix (not of pairs of factors), as soon as
+            they are known; what an earlier run has left there is not computed again.
+        progress: called with (matrices done, matrices, path, share of the work that is done) after
+            each.
 
     Pairs of LoRA factors, under the names of every common library, are measured as the update
     ``scale * B A`` that they make, by QR decompositions of the factors; the scale is that of
@@ -79,7 +84,7 @@ def analyze(
         CheckpointError: a path that cannot be read.
         ValueError: an unknown layout, a p that is not positive, layout or embeddings together with
             a structure, a structure that does not fit, a pattern that matches no matrix, a
-            ``max_size`` below 1.
+            ``max_size`` below 1, a ``keep`` that is a file.
 
     Cost: one decomposition per matrix (singular values alone, float64).
 
@@ -124,13 +129,14 @@ def analyze(
                 return without
         return None
 
+    decompose = spectrum_of if keep is None else KeptSpectra(keep)
     matrices: list[_Matrix] = []
     for layer in structure.layers:
         why = selection.why_not(layer.path, layer.shape, math.prod(layer.matrix_shape))
         why = why or why_not(layer)
         if why is None:
             there_too = None if base is None else _array(layer, others)
-            matrices += _matrices(layer, _array(layer, stored), there_too)
+            matrices += _matrices(layer, _array(layer, stored), there_too, decompose)
         else:
             left_out.append(why)
     there: dict[str, Update] = {}
@@ -144,7 +150,7 @@ def analyze(
             left_out += [why for why in whys if why]
         else:
             matrices += _products(update, stored, there.get(update.path), others)
-    rows, failed = _rows(matrices, tuple(p), progress or (lambda done, total, path: None))
+    rows, failed = _rows(matrices, tuple(p), progress or (lambda *told: None))
     return Analysis(
         rows=tuple(rows),
         left_out=(*left_out, *failed),
@@ -169,10 +175,12 @@ class _Matrix:
     update: Update | None = None
 
     @property
-    def cost(self) -> int:
-        """Entries of what is decomposed."""
-        m, n = self.shape
-        return m * n if self.update is None else (m + n) * self.update.rank
+    def work(self) -> int:
+        """Multiplications: of the Gram matrix, and twice the cube of its size for eigenvalues."""
+        few, many = sorted(self.shape)
+        if self.update is None:
+            return few**2 * (many + 2 * few)
+        return self.update.rank**2 * (few + many)
 
 
 def _checkpoint(params: Any) -> Checkpoint:
@@ -228,13 +236,15 @@ def _no_partner(path: str, shape: tuple[int, ...], others: dict[str, Any]) -> Le
     return LeftOut(path, shape, Reason.NO_REFERENCE, why)
 
 
-def _matrices(layer: Layer, leaf: Any, other: Any) -> Iterator[_Matrix]:
+def _matrices(
+    layer: Layer, leaf: Any, other: Any, decompose: Callable[..., Spectrum]
+) -> Iterator[_Matrix]:
     stored = None if other is None else (leaf.dtype, other.dtype)
     for i, j, name in _members(layer, layer.path):
 
         def spectrum(i: int = i, j: int = j) -> Spectrum:
             reference = None if other is None else matrices_of(layer, other)[i, j]
-            return spectrum_of(matrices_of(layer, leaf)[i, j], reference, stored)
+            return decompose(matrices_of(layer, leaf)[i, j], reference, stored)
 
         yield _Matrix(name, layer.shape, leaf.dtype, layer.matrix_shape, spectrum, layer.path)
 
@@ -267,13 +277,13 @@ def _rows(
     matrices: list[_Matrix], p: tuple[float, ...], progress: Progress
 ) -> tuple[list[Row], list[LeftOut]]:
     # The large ones first, so that no core is left with one of them at the end.
-    order = sorted(range(len(matrices)), key=lambda i: -matrices[i].cost)
-    count = 0
+    order = sorted(range(len(matrices)), key=lambda i: -matrices[i].work)
+    count, work, all_work = 0, 0, sum(one.work for one in matrices)
 
     def done(i: int) -> None:
-        nonlocal count
-        count += 1
-        progress(count, len(matrices), matrices[order[i]].path)
+        nonlocal count, work
+        count, work = count + 1, work + matrices[order[i]].work
+        progress(count, len(matrices), matrices[order[i]].path, work / all_work)
 
     calls = [matrices[i].spectrum for i in order]
     found = dict(zip(order, spectra_of(calls, done), strict=True))

@@ -334,10 +334,12 @@ def test_a_terminal_of_any_width_shows_every_number_and_no_control_character(fou
 
 def test_progress(found):
     calls = []
-    analyze({"a": {"kernel": np.eye(2)}, "b": {"kernel": np.eye(3)}},
+    analyze({"a": {"kernel": np.eye(2, 5)}, "b": {"kernel": np.eye(3)}},
             progress=lambda *x: calls.append(x))  # fmt: skip
     assert [call[:2] for call in calls] == [(1, 2), (2, 2)]
     assert {call[2] for call in calls} == {"a/kernel", "b/kernel"}
+    # The larger one is begun first; 3 x 3 takes 27 + 54 multiplications, 2 x 5 20 + 16.
+    assert [call[3] for call in calls] in ([81 / 117, 1.0], [36 / 117, 1.0])
 
 
 def test_nothing_to_measure():

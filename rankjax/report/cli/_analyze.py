@@ -44,6 +44,13 @@ def analyze(
     sort: Annotated[
         SortKey, typer.Option(help="Order of the rows; of numbers the largest first.")
     ] = "path",
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder for singular values as they become known: run again, an interrupted "
+            "analysis goes on where it stopped."
+        ),
+    ] = None,
     json: JsonOption = None,
     csv: CsvOption = None,
     html: HtmlOption = None,
@@ -78,7 +85,7 @@ def analyze(
         with progress_bar() as progress:
             measured = partial(
                 report.analyze, p=p, layout=layout, embeddings=embeddings, only=only, skip=skip,
-                max_size=max_size, progress=progress,
+                max_size=max_size, keep=keep, progress=progress,
             )  # fmt: skip
             found = measured(checkpoint, reference=reference).sorted(sort)
             base = measured(reference).sorted(sort) if html and reference and found.rows else None

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from rankjax.report.checkpoints import shown
 
@@ -24,19 +24,24 @@ def console() -> Console:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
-    """A bar on standard error that goes away: call it with (done, total, path)."""
-    columns = (BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(),
+def progress_bar() -> Iterator[Callable[[int, int, str, float], None]]:
+    """A bar on standard error that goes away: call it with (done, total, path, share of the work).
+
+    The bar and the time left go by the work, which the large matrices at the beginning have most
+    of.
+    """
+    columns = (BarColumn(), TextColumn("{task.fields[count]}"), TimeElapsedColumn(),
+               TextColumn("left"), TimeRemainingColumn(),
                TextColumn("{task.fields[path]}", markup=False))  # fmt: skip
     screen = Console(stderr=True)
     if not screen.is_terminal:
-        yield lambda done, total, path: None
+        yield lambda *told: None
         return
     with Progress(*columns, console=screen, transient=True) as bar:
-        task = bar.add_task("", total=None, path="")
+        task = bar.add_task("", total=1.0, path="", count="")
 
-        def progress(done: int, total: int, path: str) -> None:
-            bar.update(task, completed=done, total=total, path=shown(path, 60))
+        def progress(done: int, total: int, path: str, share: float) -> None:
+            bar.update(task, completed=share, path=shown(path, 60), count=f"{done}/{total}")
 
         yield progress
 
