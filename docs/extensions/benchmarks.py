@@ -44,17 +44,53 @@ def compile_time(rows: list[dict[str, Any]]) -> str:
 def guarantees(rows: list[dict[str, Any]]) -> str:
     """One row per network."""
     lines = [
-        "| guarantee | network | seed | test error | counted | true error at most | seconds |",
-        "|---|---|--:|--:|---|--:|--:|",
+        "| guarantee | data | network | seed | test error | counted | true error at most | s |",
+        "|---|---|---|--:|--:|---|--:|--:|",
     ]
     for row in rows:
         counted = f"{row['counted']} of {row['of']}"
         if row["picked"] is not None:
             counted = f"{row['picked']} picked and {row['counted']} left of {row['of']}"
         lines.append(
-            f"| {row['route']} | {row['architecture']}, {row['weights']} weights | {row['seed']} "
-            f"| {row['test error']:.4f} | {counted} | **{_up(row['true error at most'])}** "
-            f"| {row['seconds']:.0f} |"
+            f"| {row['route']} | {row['data']} | {row['architecture']}, {row['weights']} weights "
+            f"| {row['seed']} | {row['test error']:.4f} | {counted} "
+            f"| **{_up(row['true error at most'])}** | {row['seconds']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def compressed_certificate(rows: list[dict[str, Any]]) -> str:
+    """One row per file."""
+    lines = [
+        "| data | input | seed | weights | bytes | nats | train error | test error "
+        "| true error at most | s |",
+        "|---|---|--:|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['data']} | {row['input']} | {row['seed']} | {row['non_zero']} of "
+            f"{row['weights']} | {row['bytes']} | {row['nats']:.0f} | {row['train_error']:.4f} "
+            f"| {row['test_error']:.4f} | **{_up(row['certificate'])}** | {row['seconds']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def width(rows: list[dict[str, Any]]) -> str:
+    """One row per way and width, over the seeds."""
+    lines = [
+        "| stored as | width | integers | not zero | nats | test error | true error at most |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for way, units in _pairs(rows, "stored as", "width"):
+        mine = [row for row in rows if (row["stored as"], row["width"]) == (way, units)]
+        middle = {
+            key: statistics.median(_of(mine, key))
+            for key in ("integers", "non_zero", "nats", "test error", "true error at most")
+        }
+        lines.append(
+            f"| {way} | {units} | {middle['integers']:.0f} | {middle['non_zero']:.0f} "
+            f"| {middle['nats']:.0f} | {middle['test error']:.4f} "
+            f"| **{_up(middle['true error at most'])}** |"
         )
     return "\n".join(lines)
 
@@ -150,6 +186,8 @@ def _spread(values: list[float], digits: int) -> str:
 TABLES = {
     "certificates": certificates,
     "guarantees": guarantees,
+    "compressed_certificate": compressed_certificate,
+    "width": width,
     "compile_time": compile_time,
     "factorized": factorized,
     "polar": polar,

@@ -48,7 +48,7 @@ def _digest(
         if array is not None:
             digest.update(f"{array.shape} {array.dtype.name}".encode())
             for row in array:
-                digest.update(np.ascontiguousarray(row).view(np.uint8))
+                digest.update(row.tobytes())
     return digest.hexdigest()
 
 
