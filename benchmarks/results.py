@@ -44,12 +44,12 @@ def headline() -> str:
     return described.replace("system ", "", 1)
 
 
-def write_results(rows: Sequence[dict[str, Any]]) -> Path:
-    """Write the rows of the running script; returns the path."""
+def write_results(rows: Sequence[dict[str, Any]], part: str = "") -> Path:
+    """Write the rows of the running script, or of one part of it; returns the path."""
     script = Path(sys.argv[0])
     backend = jax.default_backend()
     suffix = "" if backend == "cpu" else f"_{backend}"
-    path = Path(__file__).parent / "results" / f"{script.stem}{suffix}.json"
+    path = Path(__file__).parent / "results" / f"{script.stem}{part}{suffix}.json"
     document = {
         "machine": machine(),
         "versions": versions(),

@@ -44,15 +44,15 @@ def compile_time(rows: list[dict[str, Any]]) -> str:
 def guarantees(rows: list[dict[str, Any]]) -> str:
     """One row per network."""
     lines = [
-        "| guarantee | data | network | seed | test error | counted | true error at most | s |",
-        "|---|---|---|--:|--:|---|--:|--:|",
+        "| guarantee | data | weights | seed | test error | counted | true error at most | s |",
+        "|---|---|--:|--:|--:|---|--:|--:|",
     ]
     for row in rows:
         counted = f"{row['counted']} of {row['of']}"
         if row["picked"] is not None:
             counted = f"{row['picked']} picked and {row['counted']} left of {row['of']}"
         lines.append(
-            f"| {row['route']} | {row['data']} | {row['architecture']}, {row['weights']} weights "
+            f"| {row['route']} | {row['data']} | {row['weights']} "
             f"| {row['seed']} | {row['test error']:.4f} | {counted} "
             f"| **{_up(row['true error at most'])}** | {row['seconds']:.0f} |"
         )
