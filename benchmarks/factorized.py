@@ -4,8 +4,8 @@
 
 Cases, both unmodified Flax Linen code: an MLP 784-1024-1024-1024-10 at batch 1024, and a
 transformer of 4 blocks (d = 384, 6 heads, 16 and 64 sequences of 64 tokens). All their weight
-matrices are cut to a quarter and to an eighth of their rank. Measured in one process, in turns: a forward
-pass and a step of Adam, with
+matrices are cut to a quarter and to an eighth of their rank. Measured in one process, in turns: a
+forward pass and a step of Adam, with
 
 - the dense weights;
 - ``lowrank(apply)``, which applies one factor after the other;
