@@ -97,7 +97,8 @@ def rank_sparse(
     ``omega_l`` of the error, ``u_l = |P_l| B prod_i rho_i |A_i| sqrt(2) / (omega_l gamma e |A_l|)``
     and ``a_l = |A_l - M_l|``. ``B`` is the root of the mean square of the inputs' norms. ``C_l`` is
     the smallest of a net of all matrices, ``m_l n_l ln(1 + 2 a_l u_l)``, the nats of a ball, and
-    for many thresholds ``t_l`` those of a net for what is above, and a ball for what is below::
+    for many thresholds ``t_l`` those of a net for what is above, and a ball for what is below (0
+    nats, if ``t_l u_l <= theta``)::
 
         k_l (m_l + n_l) ln(1 + 4 a_l u_l / (1 - theta)) + 2 Q_l + 1 + ln(1 + 2 Q_l)
         k_l = floor(|A_l - M_l|_{S_p}^p / t_l^p)

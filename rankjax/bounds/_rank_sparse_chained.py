@@ -33,9 +33,9 @@ from rankjax.matrix import spectrum
 from rankjax.network import Measured, Sample
 
 #: Without exponents, the class is bounded in all of these powers at once.
-POWERS = (0.0, 0.5, 1.0, 2.0)
+POWERS = np.array([0.0, 0.5, 1.0, 2.0])
 #: Radii of the covers, the trivial one of a single point first.
-SCALES = tuple(0.5 * 2.0 ** (-i / 2) for i in range(41))
+SCALES = 0.5 * 2.0 ** (-np.arange(41) / 2)
 _ROUNDS = 2  # of sharing the error out over the layers
 _LARGEST = 60.0  # logarithm of a number of nats; a net of all entries is smaller
 
@@ -117,9 +117,9 @@ class _Cover(Layers):
         super().__init__(facts)
         layers = self.log_norm.shape[0]
         given = jnp.tile(facts.number(POWERS)[:, None], layers) if p is None else p[None]
-        given = jnp.where(given <= 2, given, jnp.nan)
+        self.p = jnp.where(given <= 2, given, jnp.nan)
         norm, size = (integer(x / STEP) for x in (self.log_norm, self.log_size))
-        self.p, self.norm, self.size = given, norm * STEP, size * STEP
+        self.norm, self.size = norm * STEP, size * STEP
         soft = jnp.maximum(integer(self._log_soft_rank() / STEP), 0)
         self.soft = soft * STEP
         # A soft rank is between 1 and the number of singular values.
@@ -137,52 +137,57 @@ class _Cover(Layers):
     def _log_soft_rank(self) -> Array:
         """``log sum_i (sigma_i / a)^p`` with ``a`` the rounded norm, ``(powers, layers)``."""
         sums, start = [], 0
-        for sigma in self.measured.sigma_moved:
+        layers = self.measured.structure.layers
+        for layer, sigma in zip(layers, self.measured.sigma_moved, strict=True):
             part = slice(start, start + sigma.shape[0])
             start += sigma.shape[0]
             # What rounding left of 0 is none.
-            rtol = spectrum.default_rtol(sigma.shape[-1], sigma.dtype)
+            rtol = spectrum.default_rtol(max(layer.matrix_shape), sigma.dtype)
             kept = sigma > rtol * jnp.max(sigma, axis=-1, keepdims=True, initial=0)
             ratio = log(jnp.where(kept, sigma, 1)) - self.size[part, None, None]
-            power = jnp.exp(self.p[:, part, None, None] * jnp.where(kept, ratio, 0))
-            sums.append(jnp.sum(jnp.where(kept, power, 0), axis=(2, 3)))
+            power = jnp.exp(self.p[:, part, None, None] * jnp.where(kept, ratio, 0)[None])
+            sums.append(jnp.sum(jnp.where(kept[None], power, 0), axis=(2, 3)))
         return log(jnp.concatenate(sums, axis=1))
 
     def __call__(self, log_eps: Array) -> Array:
         """``(scales, layers)`` nats for outputs within ``eps``, in the mean over the sample."""
-        times = self.facts.times
+        times = self.facts.times[None]
         even = 1 / self.facts.depth
-        # The error of a layer's matrix, in spectral norm, per its share of the error.
-        room = log_eps[:, None] - self.log_reach + self.norm - self.log_gather
+        # Size of the matrix over its error, for the whole error of the output.
+        ratio = self.size - self.norm + self.log_gather + self.log_reach
+        ratio = ratio[None] - log_eps[:, None]
 
         def share(_: int, shares: Array) -> Array:
-            nats = jax.lax.stop_gradient(self._at(self.size - room - jnp.log(shares)))
+            nats = jax.lax.stop_gradient(self._at(ratio - jnp.log(shares)))
             total = jnp.sum(times * nats, axis=1, keepdims=True)
-            return 0.1 * even + 0.9 * jnp.where(total > 0, nats / total, even)
+            some = total > 0
+            return 0.1 * even + 0.9 * jnp.where(some, nats / jnp.where(some, total, 1), even)
 
-        start = jnp.full_like(room, even)
-        shares = jax.lax.stop_gradient(jax.lax.fori_loop(0, _ROUNDS, share, start))
-        return times * self._at(self.size - room - jnp.log(shares))
+        shares = jax.lax.fori_loop(0, _ROUNDS, share, jnp.full_like(ratio, even))
+        return times * self._at(ratio - jax.lax.stop_gradient(jnp.log(shares)))
 
     def _at(self, ratio: Array) -> Array:
         """Of one use each, for ``ratio`` the logarithm of size over error, ``(scales, layers)``."""
         ratio = ratio + SLACK
-        direct = self.entries * _log1p_exp(ratio + math.log(2))
-        whole = _of_ball(jnp.log(self.rows) + jnp.min(self.soft, axis=0) + 2 * ratio)
-        best = jnp.minimum(direct, whole)
+        direct = self.entries[None] * _log1p_exp(ratio + math.log(2))
+        whole = jnp.log(self.rows) + jnp.min(self.soft, axis=0)
+        best = jnp.minimum(direct, _of_ball(whole[None] + 2 * ratio))
+        # From here on (scales, powers, layers).
+        rows, sides, of_ranks = (x[None, None] for x in (self.rows, self.sides, self.of_ranks))
+        soft, p, over = self.soft[None], self.p[None], ratio[:, None]
 
         def shorter(best: Array, logs: Array) -> tuple[Array, None]:
-            small = (ratio - logs[0])[:, None]  # (scales, 1, layers), then all powers
-            net = self.sides * _log1p_exp(ratio - logs[1] + math.log(4))[:, None]
+            small = over - logs[0]
+            net = sides * _log1p_exp(over - logs[1] + math.log(4))
             # What is below its share is dropped, or what is below the threshold that balances the
             # two covers is covered as a ball; ``lift`` is the logarithm of threshold over share.
-            lift = self.p * net / (2 * (2 - self.p + 1e-3) * self.rows)
+            lift = p * net / (2 * (2 - p + 1e-3) * rows)
             lift = jnp.minimum(jnp.log(jnp.maximum(lift, 1)) / 2, jnp.maximum(small, 0))
-            tail = jnp.log(self.rows) + self.soft + 2 * lift + self.p * (small - lift)
-            dropped = self._count(self.soft + self.p * small) * net
-            covered = self._count(self.soft + self.p * (small - lift)) * net + _of_ball(tail)
-            nats = jnp.min(jnp.minimum(dropped, covered), axis=1)
-            return jnp.minimum(best, nats + self.of_ranks), None
+            tail = jnp.log(rows) + soft + 2 * lift + p * (small - lift)
+            dropped = self._count(soft + p * small) * net
+            covered = self._count(soft + p * (small - lift)) * net + _of_ball(tail)
+            nats = jnp.minimum(dropped, covered) + of_ranks
+            return jnp.minimum(best, jnp.min(nats, axis=1)), None
 
         logs = self.facts.number(np.log([(x, 1 - x) for x in SPLITS]))
         best, _ = jax.lax.scan(shorter, best, logs)
@@ -191,7 +196,8 @@ class _Cover(Layers):
     def _count(self, log_count: Array) -> Array:
         count = jnp.exp(jnp.minimum(log_count, _LARGEST))
         count = exactly(jnp.floor(count * (1 + SLACK)), count)
-        return jnp.where(count < self.most, count, self.most)
+        most = self.most[None, None]
+        return jnp.where(count < most, count, most)
 
 
 def _of_ball(log_q: Array) -> Array:

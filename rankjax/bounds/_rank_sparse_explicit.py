@@ -109,7 +109,6 @@ class _Code(Layers):
     """Code lengths of a network for a margin."""
 
     def __init__(self, facts: Facts, p: Array | None, log_radius: Array):
-        measured = facts.measured
         super().__init__(facts)
         self.p = p
         factors = facts.times * (facts.log_lipschitz + self.log_norm)

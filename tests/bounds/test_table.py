@@ -26,7 +26,7 @@ def table():
 
 
 def test_every_bound_is_there_from_data(table):
-    assert len(table.results) == 24
+    assert len(table.results) == 26
     assert table.left_out == ()
     assert table.n == 60
     sample = Sample.from_data(STRUCTURE, PARAMS, X, Y, apply=networks.apply)
