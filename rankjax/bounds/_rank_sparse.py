@@ -177,8 +177,7 @@ def rank_sparse(
             return rank_sparse_chained(measured, sample, exponents, facts.gamma, delta)
         return rank_sparse_explicit(measured, sample, exponents, gamma, delta)
     form = cast(Form, form)
-    if form == "tail" and last_width is not None:
-        raise ValueError(f"last_width: got {last_width}, must be left out of form='tail'")
+    _check_width(form, last_width)
     gamma = facts.gamma
     if p is None:
         p = optimal_p(measured, sample, gamma=gamma, form=form, last_width=last_width)
@@ -232,7 +231,8 @@ def optimal_p(
     """The exponent in ``[0, p_max]`` that minimizes each layer's term of ``rank_sparse``, exactly.
 
     In ``w = 2 / (p + 2)`` the logarithm of a layer's term is convex: it is linear in w plus
-    ``w log sum_i u_i^{2/w - 2}``, the perspective of a log-sum-exp, along a line. Its minimum is
+    ``w log sum_i u_i^{2/w - 2}``, the perspective of a log-sum-exp, along a line. In the tail form
+    it is convex in p: linear pieces plus ``log sum_i u_i^p``. Its minimum is
     where the derivative, known in closed form, changes sign: found by bisection to the last digit,
     so no grid can do better. A layer's term depends on its own exponent alone.
 
@@ -249,6 +249,7 @@ def optimal_p(
     if not 0 < p_max < math.inf or (form == "tail" and p_max > 2):
         allowed = "(0, 2]" if form == "tail" else "(0, inf)"
         raise ValueError(f"p_max: got {p_max}, must be in {allowed}")
+    _check_width(form, last_width)
     gamma = Facts(measured, sample, gamma).gamma
     return _optimal_p(measured, sample, gamma, form, last_width, p_max)
 
@@ -371,6 +372,11 @@ class _Logs:
         if self.form == "tail":
             linear = linear / 2 - jnp.where(w < 2 / 3, self.log_depth, 0)
         return linear + jnp.concatenate(parts)
+
+
+def _check_width(form: Form, last_width: int | None) -> None:
+    if form == "tail" and last_width is not None:
+        raise ValueError(f"last_width: got {last_width}, must be left out of form='tail'")
 
 
 def _exponent(p: ArrayLike, like: Array, most: float = math.inf) -> Array:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
 from rankjax.bounds import Inapplicable, rank_sparse
 from rankjax.bounds._facts import Facts
@@ -297,23 +298,27 @@ def test_the_ball_is_never_smaller_than_by_volume():
             assert bound <= 2 * m * ratio**2 + 2 + np.log(m * ratio**2 + 1)
 
 
-def test_activations_that_are_covered_stay_within_the_error():
-    """Layer by layer, each with its share, projected to the ball of its norm: sums add up."""
-    rng = np.random.default_rng(5)
-    matrices = networks.matrices(PARAMS)
-    x = rng.normal(size=(20, 50))
-    norms = [np.linalg.norm(a, 2) for a in matrices]
-    radius = np.linalg.norm(x) * np.cumprod([1, *norms])
-    shares, eps = (0.2, 0.5, 0.3), 0.4 * radius[-1]
-    plain = covered = x
-    for i, (a, share) in enumerate(zip(matrices, shares, strict=True)):
-        move = rng.normal(size=(a.shape[0], 50))
-        room = share * eps / (radius[-1] / radius[i + 1])
-        plain, covered = a @ plain, a @ covered + room * move / np.linalg.norm(move)
-        if i < 2:
-            plain, covered = np.maximum(plain, 0), np.maximum(covered, 0)
-            covered = covered * min(1, radius[i + 1] / np.linalg.norm(covered))
-    assert 0 < np.linalg.norm(plain - covered) <= eps
+@pytest.mark.parametrize("last", [0.0, 1.0])
+def test_networks_that_are_apart_fit_into_the_cover(last):
+    """At most one of networks that are more than 2 eps apart is within eps of a center."""
+    rng = np.random.default_rng(6)
+    params = {"a": {"kernel": jnp.asarray([[2.0]])}, "b": {"kernel": jnp.asarray([[3.0, -1.0]])}}
+    reference = {"a": {"kernel": jnp.zeros((1, 1))}, "b": {"kernel": last * params["b"]["kernel"]}}
+    x = rng.uniform(0.5, 1, 40)
+    sample = Sample(n=40, radius=1.0, frobenius=np.linalg.norm(x))
+    cover = _Cover(Facts(networks.measured(params, reference), sample), jnp.full(2, 0.5))
+    first, angle = rng.uniform(-2, 2, 2000), rng.uniform(0, 2 * np.pi, 2000)
+    second = 10**0.5 * np.array([np.cos(angle), np.sin(angle)]) * rng.uniform(0, 1, 2000) ** 0.5
+    if last:
+        second = np.array([[3.0], [-1.0]]) * np.ones(2000)
+    outputs = second[:, :, None] * np.maximum(first[:, None] * x, 0)
+    outputs = outputs.transpose(1, 0, 2).reshape(2000, -1) / np.sqrt(40)
+    distance = cdist(outputs, outputs)
+    for eps in (0.02, 0.1, 0.5, 1.0):
+        nats = float(jnp.sum(cover(jnp.log(jnp.asarray([eps])))))
+        apart = len(greedy(distance, 2 * eps))
+        assert np.log(apart) <= nats
+        assert nats < 4 * np.log(apart) + 15
 
 
 @pytest.mark.parametrize("sizes", [[2, 2, 2], [3, 1, 2]])
