@@ -55,28 +55,36 @@ class Layer:
             integer(np.log2(self.s) * 8) + integer(np.log2(self.a) * 8) + len(ps) * np.log(points)
         )
 
-    def nats(self, error, ps):
+    def covers(self, error, ps):
+        """Nats of each cover, by its name."""
         u = self.a / error * np.exp(1e-4)
         if u <= 1:
-            return 0.0
-        found = [len(self.sigma) * self.m * self.n * np.log1p(2 * u)]
-        found.append(ball(self.m * min(self.soft(p) for p in ps) * u**2))
+            return {"point": 0.0}
+        found = {
+            "direct": len(self.sigma) * self.m * self.n * np.log1p(2 * u),
+            "ball": ball(self.m * min(self.soft(p) for p in ps) * u**2),
+        }
         for p, split in product(ps, SPLITS):
             net = (self.m + self.n) * np.log1p(4 * u / (1 - split))
             v, r = u / split, self.soft(p)
             best = np.sqrt(max(p * net / ((2 - p + 1e-3) * 2 * self.m), 1))
-            for t in (1.0, min(best, max(v, 1))):  # threshold over the tail's share of the error
+            best = min(best, max(v, 1))  # the threshold over the tail's share of the error
+            for name, t in (("dropped", 1.0), ("tail", best)):
                 k = min(np.floor(r * (v / t) ** p * (1 + 1e-4)), self.most)
-                tail = 0 if t == 1 else ball(self.m * t ** (2 - p) * r * v**p)
-                found.append(k * net + tail + self.of_ranks)
-        return min(found)
+                tail = ball(self.m * t ** (2 - p) * r * v**p) if name == "tail" else 0
+                nats = k * net + tail + self.of_ranks
+                found[name] = min(nats, found.get(name, np.inf))
+        return found
+
+    def nats(self, error, ps):
+        return min(self.covers(error, ps).values())
 
 
 def ball(q):
     return 2 * q + 1 + np.log(1 + 2 * q)
 
 
-def covers(layers, eps, reach, ps):
+def whole(layers, eps, reach, ps):
     depth = sum(x.uses for x in layers)
     shares = [1 / depth] * len(layers)
     for i in range(3):
@@ -104,7 +112,7 @@ def by_hand(layers, sample, gamma, ps, delta=0.05):
     n, g = int(sample.n), np.floor(8 * np.log2(gamma) + 1e-3)
     reach = float(sample.frobenius) / np.sqrt(n)
     reach *= np.prod([(x.rho * x.s) ** x.uses for x in layers])
-    totals = [covers(layers, 2 ** (g / 8) * eta / np.sqrt(2), reach, ps) for eta in GRID[1:]]
+    totals = [whole(layers, 2 ** (g / 8) * eta / np.sqrt(2), reach, ps) for eta in GRID[1:]]
     rademacher = shortest_chain(GRID, totals, n)
     code = sum(x.code(ps) for x in layers) + integer(g)
     return 2 * rademacher + 3 * np.sqrt((code + np.log(1 / delta)) / (2 * n))
@@ -161,6 +169,26 @@ def test_a_kernel_is_covered_once_and_patches_overlap(groups):
     by_name = {"conv": {"kernel": jnp.ones((3, 3, 2, 4))}}
     with pytest.raises(Inapplicable, match="positions"):
         chained(measure(describe(by_name), by_name))
+
+
+def test_the_ranks_of_parallel_matrices_are_paid():
+    rng = np.random.default_rng(0)
+    blocks = [np.outer(rng.normal(size=32), rng.normal(size=64)) / 40 for _ in range(2)]
+    params = {"k": jnp.asarray(np.concatenate(blocks).T[None, None])}
+
+    def apply(params, x):
+        x = jax.lax.conv_general_dilated(
+            x, params["k"], (1, 1), "SAME", feature_group_count=2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+        return x.reshape(len(x), -1)
+
+    structure = describe(params, apply=apply, example=jnp.ones((1, 1, 1, 128)))
+    cover = _Cover(Facts(measure(structure, params), Sample.of_size(100)), jnp.zeros(1))
+    covers = Layer(blocks).covers(0.1, (0.0,))
+    assert min(covers, key=covers.__getitem__) == "dropped"
+    found = float(cover(jnp.log(jnp.asarray([0.1])))[0, 0])
+    assert found == pytest.approx(covers["dropped"], rel=1e-9)
 
 
 def test_a_tied_matrix_is_as_many_layers_but_one_code():
@@ -368,6 +396,30 @@ def test_scaling_of_exact_rank():
     steps = np.diff(levels)
     assert steps[1] / steps[0] == pytest.approx(1, rel=0.05)
     assert steps[2] / steps[1] == pytest.approx(1, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "decay", "p", "eps"),
+    [
+        ("point", (10, 20), 0.0, 1.0, 1.2),
+        ("direct", (10, 20), 0.0, 1.0, 1e-3),
+        ("ball", (40, 2000), 0.0, 2.0, 0.5),
+        ("dropped", (40, 40), 4.0, 0.5, 0.1),
+        ("tail", (300, 600), 1.0, 1.0, 0.1),
+        ("tail", (300, 600), 1.0, 1.5, 0.05),
+    ],
+)
+def test_each_cover_is_the_smallest_somewhere(name, shape, decay, p, eps):
+    rng = np.random.default_rng(0)
+    rank = min(shape)
+    u, v = (np.linalg.qr(rng.normal(size=(x, rank)))[0] for x in shape)
+    matrix = (u * np.arange(1, rank + 1) ** -decay) @ v.T
+    measured = networks.measured({"a": {"kernel": jnp.asarray(matrix.T)}})
+    cover = _Cover(Facts(measured, Sample.of_size(100)), jnp.full(1, p))
+    covers = Layer([matrix]).covers(eps, (p,))
+    assert min(covers, key=covers.__getitem__) == name
+    found = float(cover(jnp.log(jnp.asarray([eps])))[0, 0])
+    assert found == pytest.approx(covers[name], rel=1e-9)
 
 
 def test_scaling_of_balls():
