@@ -202,7 +202,7 @@ def rank_sparse_penalty(
         sample: ``Sample.of_size(n, radius=...)``, or one with layer norms for the augmented form.
         p: Schatten exponent, > 0, one or one per layer (the smoothed power of ``p = 0`` is 0).
         gamma: the margin.
-        form: ``"plain"`` or ``"augmented"``.
+        form: ``"plain"``, ``"augmented"`` or ``"tail"``.
         method: how singular values are computed; ``"gram"`` is enough for ``eps`` above
             ``sqrt(machine eps)``.
 

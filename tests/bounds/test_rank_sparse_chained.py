@@ -484,6 +484,23 @@ def test_the_derivative_lowers_the_bound(p):
     assert float(both(lower)[0]) < float(here)
 
 
+def test_the_derivative_sees_the_singular_values_that_are_counted():
+    """Counts are whole; their derivative is that of the formula before rounding."""
+    sizes = np.arange(1, 41) ** -4.0
+    params = {"a": {"kernel": jnp.diag(jnp.asarray(sizes))}}
+    structure = networks.structure_of(params)
+
+    def nats(params):
+        cover = _Cover(Facts(measure(structure, params), Sample.of_size(100)), jnp.full(1, 0.5))
+        return cover(jnp.log(jnp.asarray([0.1])))[0, 0]
+
+    slope = np.diag(np.asarray(jax.jit(jax.grad(nats))(params)["a"]["kernel"]))[1:5]
+    assert np.all(slope > 0)
+    # k is a sum of roots: each value's share in it, per unit of its logarithm, is its root.
+    ratios = slope * sizes[1:5] ** 0.5
+    assert ratios == pytest.approx(np.full(4, ratios[0]), rel=1e-6)
+
+
 def test_a_traced_p_and_margin_compile_once_and_what_is_no_margin_is_nan():
     traces = []
 
