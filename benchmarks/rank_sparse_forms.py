@@ -85,7 +85,7 @@ def train(params: Any, x: np.ndarray, y: np.ndarray, epochs: int, decay: float) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="The forms of the rank-sparse bound, on MNIST.")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--decay", type=float, default=0.05)
     options = parser.parse_args()

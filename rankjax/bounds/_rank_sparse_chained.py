@@ -105,7 +105,7 @@ def chain(scales: Array, nats: Array, n: Array) -> tuple[Array, Array]:
         return sums.at[j].set(sums[i] + lengths[i] * each[j - 1]), None
 
     start = jnp.zeros((scales.shape[0], nats.shape[1]), nats.dtype)
-    sums, _ = jax.lax.scan(link, start, index[1:])
+    sums, _ = jax.lax.scan(link, start, jnp.asarray(index[1:]))
     last = 1 + jnp.argmin(jnp.sum(sums, axis=1)[1:] + scales[1:])
     return sums[last], scales[last]
 

@@ -86,7 +86,7 @@ def ball(q):
 
 def whole(layers, eps, reach, ps):
     depth = sum(x.uses for x in layers)
-    shares = [1 / depth] * len(layers)
+    shares, total = [1 / depth] * len(layers), 0.0
     for i in range(3):
         nats = [
             x.nats(w * eps / reach * x.s / x.gather, ps)

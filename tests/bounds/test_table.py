@@ -172,7 +172,7 @@ def test_pandas(table):
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(table.rows())
     assert list(frame.columns) == ["bound", "kind", "quantity", "value", "log10", "source"]
-    assert len(pandas.DataFrame(table.breakdown())) == 3 * 24
+    assert len(pandas.DataFrame(table.breakdown())) == 3 * 26
 
 
 def test_chart(table, tmp_path):
