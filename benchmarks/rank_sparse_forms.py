@@ -86,7 +86,7 @@ def train(params: Any, x: np.ndarray, y: np.ndarray, epochs: int, decay: float) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The forms of the rank-sparse bound, on MNIST.")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--decay", type=float, default=0.05)
     options = parser.parse_args()
     print(headline())
@@ -112,7 +112,7 @@ def main() -> None:
             row[name] = float(rank_sparse(measured, sample, delta=0.01, **form).value)
         rows.append(row)
         print(row, flush=True)
-    print(write_results(rows))
+    write_results(rows)
 
 
 if __name__ == "__main__":

@@ -442,6 +442,22 @@ def test_scaling_of_balls():
     assert base / found[20, 4000, 1.0] == pytest.approx(4, rel=1e-2)  # r is 20 as well
 
 
+def test_it_is_the_smaller_form_where_inputs_are_many():
+    """Balls do not know the number of columns; the nets of the one-scale form do."""
+    rng, found = np.random.default_rng(0), []
+    for columns in (4000, 20000):
+        q, _ = np.linalg.qr(rng.normal(size=(columns, 2)))
+        measured = networks.measured({"a": {"kernel": jnp.asarray(q)}})
+        sample = Sample(n=60000, radius=1.0, frobenius=60000**0.5, margins=jnp.ones(60000))
+        bounds = (
+            chained(measured, sample, gamma=1.0),
+            rank_sparse(measured, sample, kind="explicit"),
+        )
+        found.append([float(bound.value) for bound in bounds])
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-9)
+    assert found[0][1] < found[0][0] < found[1][1]
+
+
 def test_without_p_all_powers_serve_and_cost_little():
     free = chained()
     for p in (0.0, 0.5, 1.0, 2.0):
