@@ -27,7 +27,6 @@ from rankjax.network.internal import by_shape, check_structure
 from rankjax.training._in_turn import tall
 from rankjax.training._schedule import matched
 
-#: Which of the two rank-sparse bounds.
 Weights = ArrayLike | Mapping[str, ArrayLike]
 #: Smoothing relative to each matrix' largest singular value, where a penalty is not told another.
 DEFAULT_EPS = 1e-2
