@@ -170,6 +170,22 @@ def compress_networks(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def rank_sparse_forms(rows: list[dict[str, Any]]) -> str:
+    """One row per network, one column per form."""
+    forms = ["parameter count", "plain", "tail", "chained (gap)", "one-scale (error)"]
+    lines = [
+        "| W | rank | test error | training error | margin | " + " | ".join(forms) + " |",
+        "|--:|--:|--:|--:|--:|" + "--:|" * len(forms),
+    ]
+    for row in rows:
+        cells = [f"{row[form]:.2f}" for form in forms]
+        lines.append(
+            f"| {row['width']} | {row['rank'] or 'full'} | {row['test_error']:.4f} "
+            f"| {row['train_error']:.4f} | {row['margin']:.4f} | " + " | ".join(cells) + " |"
+        )
+    return "\n".join(lines)
+
+
 def _pairs(rows: list[dict[str, Any]], *keys: str) -> list[tuple[Any, ...]]:
     return list(dict.fromkeys(tuple(row[key] for key in keys) for row in rows))
 
@@ -193,6 +209,7 @@ TABLES = {
     "polar": polar,
     "label_noise": label_noise,
     "compress_networks": compress_networks,
+    "rank_sparse_forms": rank_sparse_forms,
 }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +15,22 @@ from jax.typing import ArrayLike
 from rankjax._arguments import concrete, non_negative, one_of
 from rankjax._linear_algebra import largest
 from rankjax.bounds._facts import Facts, exp, log, total
+from rankjax.bounds._rank_sparse_chained import rank_sparse_chained
+from rankjax.bounds._rank_sparse_code import SOURCE
 from rankjax.bounds._rank_sparse_explicit import rank_sparse_explicit
 from rankjax.bounds._result import BoundResult, Kind
 from rankjax.matrix import EpsMode, spectrum
 from rankjax.network import Measured, Sample
 
-SOURCE = "Ledent, Alves, Lei, NeurIPS 2025 (arXiv 2510.21945), Theorem {}"
 # Past this power only the largest singular value is left, in any floating point type.
 _LARGEST_POWER = 1e6
-Form = Literal["plain", "augmented"]
-_THEOREMS: dict[Form, str] = {"plain": "3.6", "augmented": "3.7"}
+Form = Literal["plain", "augmented", "tail"]
+_PUBLISHED = "Ledent, Alves, Lei, NeurIPS 2025 (arXiv 2510.21945), Theorem {}"
+_SOURCES: dict[Form, str] = {
+    "plain": _PUBLISHED.format("3.6"),
+    "augmented": _PUBLISHED.format("3.7"),
+    "tail": SOURCE,
+}
 
 
 def rank_sparse(
@@ -34,7 +41,7 @@ def rank_sparse(
     p: ArrayLike | None = None,
     gamma: ArrayLike | None = None,
     kind: Kind = "dominant",
-    form: Form = "plain",
+    form: Form | Literal["chained"] = "plain",
     last_width: int | None = None,
     eps: ArrayLike = 0.0,
     eps_mode: EpsMode = "relative",
@@ -56,6 +63,13 @@ def rank_sparse(
     linear map (``Measured.operator_norm``); it cancels from the layer's own term. ``p -> 0`` gives
     ``sqrt(L sum_l rank_l (m_l + n_l) / n)``, ``p -> inf`` the limit without the matrix' size.
 
+    ``form="tail"`` is the dominant term of the chained form below. It covers the small singular
+    values by their Frobenius norm, with ``T_l`` of the plain form and the patch operator ``P_l``
+    (norm 1 for a dense layer)::
+
+        R^2 = sum_l [|A_l - M_l|_{S_p}^p / |A_l|^p]  (m_l + n_l)^{1 - p_l/2}
+                    (T_l^2 |P_l|^2 m_l)^{p_l/2}  L^{max(p_l - 1, 0)}
+
     ``explicit``: with probability ``1 - delta``, for all weights, exponents and margins at once::
 
         true error <= kl^{-1}(margin error at gamma, (sum_l C_l + ln(1/delta) + ...) / n)
@@ -72,44 +86,70 @@ def rank_sparse(
     The dots are the nats of the numbers that were chosen after training. Without ``p``, ``k_l`` is
     the number of singular values itself, which is smaller than its bound by any p.
 
-    The theorem is about chains of layers. For residual networks, attention and networks with
+    ``explicit``, ``form="chained"``: with probability ``1 - delta``, for all weights and margins::
+
+        true error - margin error at gamma
+            <= 2 Rad + 3 sqrt((ln(1/delta) + ...) / (2 n))
+        Rad = min  e_K + sqrt(2/n) (sqrt(C(e_1)) / 2 + sum_{k>1} (e_{k-1} + e_k) sqrt(C(e_k)))
+
+    over all ``1/2 > e_1 > ... > e_K`` of a grid of 40 scales. ``C(e) = sum_l C_l`` nats cover the
+    margin losses of all networks of these norms, on the sample, at ``e``; layer l has the share
+    ``omega_l`` of the error, ``u_l = |P_l| B prod_i rho_i |A_i| sqrt(2) / (omega_l gamma e |A_l|)``
+    and ``a_l = |A_l - M_l|``. ``B`` is the root of the mean square of the inputs' norms. ``C_l`` is
+    the smallest of a net of all matrices, ``m_l n_l ln(1 + 2 a_l u_l)``, the nats of a ball, and
+    for many thresholds ``t_l`` those of a net for what is above, and a ball for what is below (0
+    nats, if ``t_l u_l <= theta``)::
+
+        k_l (m_l + n_l) ln(1 + 4 a_l u_l / (1 - theta)) + 2 Q_l + 1 + ln(1 + 2 Q_l)
+        k_l = floor(|A_l - M_l|_{S_p}^p / t_l^p)
+        Q_l = m_l (u_l / theta)^2 t_l^{2-p} |A_l - M_l|_{S_p}^p
+
+    Without ``p`` the class has bounds for ``p`` = 0, 1/2, 1 and 2 at once, and pays for all; a
+    given ``p`` must have been fixed before the data were seen.
+
+    The theorems are about chains of layers. For residual networks, attention and networks with
     normalization the formula is evaluated as if their layers were a chain: a number to compare
     such networks by, beyond what the theorem says.
 
     Args:
         measured: from ``measure(structure, params, reference=...)``.
         sample: from ``Sample.from_data`` or ``Sample.of_size``.
-        p: Schatten exponent, a scalar or one per layer, in ``[0, inf]``; may be traced. ``None``:
-            the exact minimum per layer over ``[0, 2]``, see ``optimal_p``.
-        gamma: the margin; ``None``: ``sample.margin_at(0.01)``, and the best one for the explicit
-            form.
+        p: Schatten exponent, a scalar or one per layer, in ``[0, inf]``, for the tail and the
+            chained form in ``[0, 2]``; may be traced. ``None``: the exact minimum per layer over
+            ``[0, 2]``, see ``optimal_p``.
+        gamma: the margin; ``None``: ``sample.margin_at(0.01)``, and the best one for the plain
+            explicit form.
         kind: ``"dominant"`` or ``"explicit"``.
-        form: ``"plain"`` or ``"augmented"``, of the dominant term.
+        form: ``"plain"``, ``"augmented"`` or ``"tail"``, of the dominant term; ``"plain"`` or
+            ``"chained"``, of the explicit kind.
         last_width: ``W_L``; the published sources disagree (1 or the number of classes).
             ``None``: the number of outputs. With 1, the value at p = 2 can fall under a known
             lower bound.
         eps: smooths the Schatten power (see ``schatten_power``); for training. May be traced.
         eps_mode: ``"relative"`` to each matrix' largest singular value, or ``"absolute"``.
-        delta: confidence of the explicit form.
+        delta: confidence of the explicit forms.
 
     Returns:
         ``BoundResult``. Dominant: ``per_layer`` are the summands of ``R^2``; a matrix that is used
         several times is as many layers. ``terms`` holds ``p``, ``margin_factor`` (``T_l``),
         ``soft_rank`` (``|A_l - M_l|_{S_p}^p / |A_l|^p``) and ``R``. Explicit: ``per_layer`` is
         ``C_l / n``, and ``terms`` holds ``margin``, ``margin_error``, ``rank`` (``k_l``), ``error``
-        (``e_l``) and ``rest``.
+        (``e_l``) and ``rest``. Chained: ``per_layer`` is what the layers have in the sum of roots,
+        and ``terms`` holds ``margin`` (``gamma``, rounded down to a power of ``2^{1/8}``),
+        ``rademacher``, ``radius`` (``e_K``) and ``rest``.
 
     Raises:
-        ValueError: for an unknown kind or form, a negative ``p``, ``gamma <= 0``, ``p`` of a wrong
-            length, a convolution whose number of positions is unknown, the augmented form for a
-            sample without layer norms, and for the explicit form with options of the dominant one,
-            for a sample without margins and for ``delta`` outside of (0, 1).
+        ValueError: for an unknown kind or form, a form of the other kind, ``p`` outside of its
+            range, ``gamma <= 0``, ``p`` of a wrong length, a convolution whose number of positions
+            is unknown, the augmented form for a sample without layer norms, ``last_width`` with the
+            tail form; for the explicit forms with options of the dominant one and for ``delta``
+            outside of (0, 1), and for the plain one with a sample without margins.
 
     Differentiable once in the weights (``p`` chosen by minimization adds nothing to the gradient,
-    by the envelope theorem), and in ``gamma``, ``eps`` and a given ``p``. The explicit form rounds
-    to integers; its derivative is that of the formula without this rounding, so give ``p`` to train
-    with it. Cost: O(number of singular values), times 56 margins for the explicit form; the
-    decompositions were made by ``measure``.
+    by the envelope theorem), and in ``gamma``, ``eps`` and a given ``p``. The explicit forms round
+    to integers; their derivative is that of the formula without this rounding, so give ``p`` to
+    train with them. Cost: O(number of singular values), times 56 margins for the plain explicit
+    form; the decompositions were made by ``measure``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -122,21 +162,26 @@ def rank_sparse(
     """
     non_negative(eps, "eps")
     one_of(eps_mode, "eps_mode", EpsMode)
-    one_of(form, "form", Form)
     one_of(kind, "kind", Kind)
+    one_of(form, "form", Form if kind == "dominant" else ("plain", "chained"))
     facts = Facts(measured, sample, gamma)
     if kind == "explicit":
-        dominant = (form, "plain"), (last_width, None), (eps, 0.0), (eps_mode, "relative")
+        dominant = (last_width, None), (eps, 0.0), (eps_mode, "relative")
         if any(given is not default and given != default for given, default in dominant):
             raise ValueError(
-                "kind: got 'explicit'; then form, last_width, eps and eps_mode must be left out"
+                "kind: got 'explicit'; then last_width, eps and eps_mode must be left out"
             )
-        exponents = None if p is None else _exponent(p, measured.operator_norm)
+        top = 2.0 if form == "chained" else math.inf
+        exponents = None if p is None else _exponent(p, measured.operator_norm, top)
+        if form == "chained":
+            return rank_sparse_chained(measured, sample, exponents, facts.gamma, delta)
         return rank_sparse_explicit(measured, sample, exponents, gamma, delta)
+    form = cast(Form, form)
+    _check_width(form, last_width)
     gamma = facts.gamma
     if p is None:
         p = optimal_p(measured, sample, gamma=gamma, form=form, last_width=last_width)
-    p = _exponent(p, measured.operator_norm)
+    p = _exponent(p, measured.operator_norm, 2.0 if form == "tail" else math.inf)
     return _rank_sparse(measured, sample, p, gamma, eps, form, eps_mode, last_width)
 
 
@@ -168,7 +213,7 @@ def _rank_sparse(
         },
         name="rank_sparse" if form == "plain" else f"rank_sparse_{form}",
         kind="dominant",
-        source=SOURCE.format(_THEOREMS[form]),
+        source=_SOURCES[form],
         parts="value = sqrt(L/n) sqrt(sum of parts)",
     )
 
@@ -186,7 +231,8 @@ def optimal_p(
     """The exponent in ``[0, p_max]`` that minimizes each layer's term of ``rank_sparse``, exactly.
 
     In ``w = 2 / (p + 2)`` the logarithm of a layer's term is convex: it is linear in w plus
-    ``w log sum_i u_i^{2/w - 2}``, the perspective of a log-sum-exp, along a line. Its minimum is
+    ``w log sum_i u_i^{2/w - 2}``, the perspective of a log-sum-exp, along a line. In the tail form
+    it is convex in p: linear pieces plus ``log sum_i u_i^p``. Its minimum is
     where the derivative, known in closed form, changes sign: found by bisection to the last digit,
     so no grid can do better. A layer's term depends on its own exponent alone.
 
@@ -199,9 +245,11 @@ def optimal_p(
     Raises:
         ValueError: as ``rank_sparse``, and if ``p_max`` is not in ``(0, inf)``.
     """
-    if not 0 < p_max < float("inf"):
-        raise ValueError(f"p_max: got {p_max}, must be in (0, inf)")
     one_of(form, "form", Form)
+    if not 0 < p_max < math.inf or (form == "tail" and p_max > 2):
+        allowed = "(0, 2]" if form == "tail" else "(0, inf)"
+        raise ValueError(f"p_max: got {p_max}, must be in {allowed}")
+    _check_width(form, last_width)
     gamma = Facts(measured, sample, gamma).gamma
     return _optimal_p(measured, sample, gamma, form, last_width, p_max)
 
@@ -239,12 +287,12 @@ class _Logs:
     def __init__(
         self, measured: Measured, sample: Sample, gamma: Array, form: Form, last_width: int | None
     ):
-        self.measured, self.facts = measured, Facts(measured, sample)
+        self.measured, self.facts, self.form = measured, Facts(measured, sample), form
         norm = measured.operator_norm
         dtype = norm.dtype
         self.norm = log(norm)
         index = np.arange(norm.shape[0])
-        if form == "plain":
+        if form != "augmented":
             others = index[:, None] != index[None, :]
             reach = log(self.facts.number(sample.radius))
         else:
@@ -255,11 +303,14 @@ class _Logs:
         self.without_own -= jnp.log(gamma)
         self.margin_factor = self.without_own + self.norm
         out, in_ = (measured.static(lambda layer, i=i: layer.matrix_shape[i]) for i in (0, 1))
+        self.size = jnp.log(jnp.asarray(out + in_, dtype))
         width = self.facts.outputs
         if last_width is not None:
             width[-1] = last_width
-        self.size = jnp.log(jnp.asarray(out + in_, dtype))
+        if form == "tail":
+            width = out * measured.static(lambda layer: layer.gather_norm) ** 2
         self.width = jnp.log(jnp.asarray(width, dtype))
+        self.log_depth = jnp.log(jnp.asarray(self.facts.depth, dtype))
         tops = tuple(largest(s, -1) for s in measured.sigma_moved)
         #: log |A_l - M_l|
         self.moved = log(measured.per_layer(tops, largest))
@@ -285,17 +336,22 @@ class _Logs:
 
     def terms(self, p: Array, eps: ArrayLike, eps_mode: EpsMode) -> tuple[Array, Array]:
         """Logarithms of the soft rank and of the layer's summand."""
-        w = 2 / (p + 2)
         power = self.power(p, eps, eps_mode)
         alive = self.moved != -jnp.inf  # not >, which would turn NaN into 0
         moved = jnp.where(alive, self.moved, 0)
         ratio = jnp.minimum(p, _LARGEST_POWER) * (moved - self.norm)
-        term = 2 * (1 - w) * (self.without_own + moved) + (1 - w) * self.width
-        term = term + w * (power + self.size)
+        if self.form == "tail":
+            linear = self.without_own + moved + (self.width - self.size) / 2
+            term = power + self.size + p * linear + jnp.maximum(p - 1, 0) * self.log_depth
+            term = jnp.where(p <= 2, term, jnp.nan)
+        else:
+            w = 2 / (p + 2)
+            term = 2 * (1 - w) * (self.without_own + moved) + (1 - w) * self.width
+            term = term + w * (power + self.size)
         return jnp.where(alive, ratio + power, -jnp.inf), jnp.where(alive, term, -jnp.inf)
 
     def slope(self, w: Array) -> Array:
-        """d(log term)/dw, closed form, for ``w`` in (0, 1]."""
+        """d(log term)/dw, closed form, for ``w`` in (0, 1]; of the tail form -d(log term)/dp."""
         parts, start = [], 0
         for sigma in self.measured.sigma_moved:
             mine = w[start : start + sigma.shape[0]][:, None, None]
@@ -309,16 +365,25 @@ class _Logs:
             total = jnp.sum(weight, axis=(1, 2))
             total = jnp.where(total > 0, total, 1)
             mean = jnp.sum(weight * log_unit, axis=(1, 2)) / total
-            parts.append(jnp.log(total) - 2 * mean / mine[:, 0, 0])
+            parts.append(
+                -mean if self.form == "tail" else jnp.log(total) - 2 * mean / mine[:, 0, 0]
+            )
         linear = self.size - self.width - 2 * (self.without_own + self.moved)
+        if self.form == "tail":
+            linear = linear / 2 - jnp.where(w < 2 / 3, self.log_depth, 0)
         return linear + jnp.concatenate(parts)
 
 
-def _exponent(p: ArrayLike, like: Array) -> Array:
+def _check_width(form: Form, last_width: int | None) -> None:
+    if form == "tail" and last_width is not None:
+        raise ValueError(f"last_width: got {last_width}, must be left out of form='tail'")
+
+
+def _exponent(p: ArrayLike, like: Array, most: float = math.inf) -> Array:
     p = jnp.asarray(p, like.dtype)
     if p.shape not in {(), like.shape}:
         raise ValueError(f"p: got shape {p.shape}, must be a scalar or one per layer {like.shape}")
     known = concrete(p)
-    if known is not None and not (known >= 0).all():
-        raise ValueError(f"p: got {known}, must be in [0, inf]")
+    if known is not None and not ((known >= 0) & (known <= most)).all():
+        raise ValueError(f"p: got {known}, must be in [0, {most}]")
     return jnp.broadcast_to(p, like.shape)

@@ -9,7 +9,7 @@ compilation.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from rankjax._arguments import at_least_float32
 from rankjax._explicit_axes import automatic
-from rankjax.bounds import rank_sparse
+from rankjax.bounds import Form, rank_sparse
 from rankjax.matrix import EpsMode as EpsMode
 from rankjax.matrix import Method as Method
 from rankjax.matrix import SingularValueMethod, log_det, schatten_power, stable_rank
@@ -27,8 +27,6 @@ from rankjax.network.internal import by_shape, check_structure
 from rankjax.training._in_turn import tall
 from rankjax.training._schedule import matched
 
-#: Which of the two rank-sparse bounds.
-Form = Literal["plain", "augmented"]
 Weights = ArrayLike | Mapping[str, ArrayLike]
 #: Smoothing relative to each matrix' largest singular value, where a penalty is not told another.
 DEFAULT_EPS = 1e-2
@@ -202,7 +200,7 @@ def rank_sparse_penalty(
         sample: ``Sample.of_size(n, radius=...)``, or one with layer norms for the augmented form.
         p: Schatten exponent, > 0, one or one per layer (the smoothed power of ``p = 0`` is 0).
         gamma: the margin.
-        form: ``"plain"`` or ``"augmented"``.
+        form: ``"plain"``, ``"augmented"`` or ``"tail"``.
         method: how singular values are computed; ``"gram"`` is enough for ``eps`` above
             ``sqrt(machine eps)``.
 

@@ -50,11 +50,11 @@ def test_rescaling_layers_of_a_relu_network_changes_nothing():
         "c": {"kernel": 2 * PARAMS["c"]["kernel"]},
     }
     before, after = results(PARAMS), results(scaled)
-    assert len(before) == 24
+    assert len(before) == 26
     for key, bound in before.items():
         # These two read hidden norms from the sample, which is fixed here, and the explicit
-        # rank-sparse bound rounds sizes to a grid.
-        fixed = {"conv_norm", "rank_sparse_augmented"}
+        # rank-sparse bounds round sizes to a grid.
+        fixed = {"conv_norm", "rank_sparse_augmented", "rank_sparse_chained"}
         if key[0] not in fixed and key != ("rank_sparse", "explicit"):
             assert float(after[key].value) == pytest.approx(float(bound.value), rel=1e-9), key
 
@@ -127,7 +127,8 @@ def test_explicit_gap_of_spectral_falls_like_log_n_over_root_n():
 
 def test_equal_to_the_reference_gives_zero_where_the_bound_says_so():
     found = results(PARAMS, reference=PARAMS)
-    for name in ("rank_sparse", "rank_sparse_augmented", "spectral", "pac_bayes_spectral"):
+    names = "rank_sparse", "rank_sparse_augmented", "rank_sparse_tail", "spectral"
+    for name in (*names, "pac_bayes_spectral"):
         assert float(found[name, "dominant"].value) == 0, name
         assert np.all(np.asarray(found[name, "dominant"].per_layer) == 0)
     assert float(found["graf_norm", "explicit"].value) == pytest.approx(4 / 500)
@@ -136,7 +137,7 @@ def test_equal_to_the_reference_gives_zero_where_the_bound_says_so():
     explicit = found["spectral", "explicit"]
     assert float(explicit.value) == pytest.approx(float(explicit.terms["rest"]))
     others = [k for k, r in found.items() if float(r.value) == 0]
-    assert len(others) == 5  # the others do not know a reference
+    assert len(others) == 6  # the others do not know a reference
 
 
 def test_rank_sparse_at_p_zero_on_exact_rank():
@@ -163,6 +164,8 @@ def slope(name, axis, **options):
     ("name", "options", "expected"),
     [
         ("rank_sparse", {"p": 0.0}, {"width": 1, "rank": 1, "depth": 2}),
+        ("rank_sparse", {"p": 0.5, "form": "tail"}, {"width": 1, "rank": 1, "depth": 2}),
+        ("rank_sparse", {"p": 1.5, "form": "tail"}, {"width": 1, "rank": 1, "depth": 2.5}),
         ("parameter_count", {}, {"width": 2, "rank": 0, "depth": 2}),
         ("low_rank", {}, {"width": 1, "rank": 2, "depth": 2}),
         # prod |A_l|_F = r^(L/2): its square grows by 2^L with the rank, by r^(2L - L) with L.
@@ -199,6 +202,8 @@ DIFFERENTIABLE = [
     ("rank_sparse", {"p": 0.5}),
     ("rank_sparse", {}),
     ("rank_sparse", {"form": "augmented"}),
+    ("rank_sparse", {"form": "tail"}),
+    ("rank_sparse", {"form": "tail", "p": 1.7}),
     ("spectral", {}),
     ("spectral", {"kind": "explicit"}),
     ("frobenius", {}),

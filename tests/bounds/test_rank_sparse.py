@@ -1,3 +1,5 @@
+from itertools import product
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,23 +46,32 @@ def by_hand(params, reference, p, form, last_width=None, lipschitz=(1.0, 1.0, 1.
     ]
     norms = [np.linalg.norm(a, 2) for a in matrices]
     p = np.broadcast_to(p, 3)
-    reach = [RADIUS] * 3 if form == "plain" else [3.0, 0.9, 0.2]
+    reach = [3.0, 0.9, 0.2] if form == "augmented" else [RADIUS] * 3
     total = 0.0
     for i, (a, d) in enumerate(zip(matrices, moved, strict=True)):
-        used = range(3) if form == "plain" else range(i, 3)
+        used = range(i, 3) if form == "augmented" else range(3)
         T = reach[i] / GAMMA * np.prod([lipschitz[j] * norms[j] for j in used])
         m, n = a.shape
         width = last_width if last_width and i == 2 else m
         soft = np.sum(np.linalg.svd(d)[1] ** p[i]) / norms[i] ** p[i]
         if p[i] == 0:
             soft = np.linalg.matrix_rank(d)
+        if form == "tail":
+            q = p[i]
+            total += soft * (m + n) ** (1 - q / 2) * (T**2 * m) ** (q / 2) * 3 ** max(q - 1, 0)
+            continue
         w = 2 / (p[i] + 2)
         total += T ** (2 * (1 - w)) * soft**w * (m + n) ** w * width ** (1 - w)
     return np.sqrt(3 / N) * np.sqrt(total)
 
 
-@pytest.mark.parametrize("form", ["plain", "augmented"])
-@pytest.mark.parametrize("p", [0.0, 0.3, 1.0, 2.0, 5.0, (0.2, 1.5, 0.0)])
+@pytest.mark.parametrize(
+    ("form", "p"),
+    [
+        *product(["plain", "augmented", "tail"], [0.0, 0.3, 1.0, 2.0, (0.2, 1.5, 0.0)]),
+        *product(["plain", "augmented"], [5.0]),
+    ],
+)
 def test_value_against_the_formula(form, p):
     params, reference = random_params(), random_params(1)
     for ref in (None, reference):
@@ -71,7 +82,8 @@ def test_value_against_the_formula(form, p):
         summed = np.sqrt(3 / N * np.sum(bound.per_layer))
         np.testing.assert_allclose(bound.value, summed, rtol=1e-12)
     assert bound.kind == "dominant"
-    assert ("3.6" if form == "plain" else "3.7") in bound.source
+    assert bound.name == {"plain": "rank_sparse"}.get(form, f"rank_sparse_{form}")
+    assert {"plain": "3.6", "augmented": "3.7", "tail": "derived"}[form] in bound.source
 
 
 def test_lipschitz_constants_and_the_width_of_the_last_layer_take_part():
@@ -105,7 +117,7 @@ def test_the_limits_of_p():
     assert any(np.abs(leaf).max() > 0.1 for leaf in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize("form", ["plain", "augmented"])
+@pytest.mark.parametrize("form", ["plain", "augmented", "tail"])
 @pytest.mark.parametrize("gamma", [0.01, GAMMA, 100.0, 1e4])
 def test_optimal_p_is_the_minimum_of_each_layer(form, gamma):
     params = exact_rank_params(3)
@@ -139,6 +151,38 @@ def test_optimal_p_reaches_both_ends_and_the_inside():
     assert found[2] == pytest.approx(2.0)
 
 
+def test_the_tail_form_counts_a_kernel_by_its_channels_and_overlaps():
+    kernel = jax.random.normal(jax.random.key(0), (3, 3, 2, 4))
+
+    def apply(params, x):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        x = jax.lax.conv_general_dilated(x, params["k"], (1, 1), "SAME", dimension_numbers=numbers)
+        return x.reshape(len(x), -1)
+
+    structure = describe({"k": kernel}, apply=apply, example=jnp.ones((1, 5, 5, 2)))
+    measured = measure(structure, {"k": kernel})
+    bound = rank_sparse(measured, Sample.of_size(100), p=1.0, gamma=0.5, form="tail")
+    nuclear = np.linalg.svd(np.asarray(kernel).reshape(18, 4), compute_uv=False).sum()
+    # Without other layers, |A| T^2 is B^2 / gamma^2; 9 patches hold a pixel, 4 channels come out.
+    expected = nuclear * np.sqrt(4 + 18) * np.sqrt(2.0**2 * 9 * 4)
+    np.testing.assert_allclose(bound.per_layer[0], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("p", [2.1, jnp.asarray([0.1, 0.1, 3.0])])
+def test_the_tail_form_ends_at_two(p):
+    measured = measure(describe(random_params()), random_params())
+    with pytest.raises(ValueError, match=r"p: got .* must be in \[0, 2"):
+        rank_sparse(measured, SAMPLE, p=p, gamma=GAMMA, form="tail")
+    traced = jax.jit(lambda p: rank_sparse(measured, SAMPLE, p=p, gamma=GAMMA, form="tail").value)
+    assert np.isnan(traced(p))
+    with pytest.raises(ValueError, match=r"p_max: got 2.5, must be in \(0, 2"):
+        optimal_p(measured, SAMPLE, gamma=GAMMA, form="tail", p_max=2.5)
+    with pytest.raises(ValueError, match="last_width: got 1, must be left out"):
+        rank_sparse(measured, SAMPLE, p=1.0, gamma=GAMMA, form="tail", last_width=1)
+    with pytest.raises(ValueError, match="last_width: got 1, must be left out"):
+        optimal_p(measured, SAMPLE, gamma=GAMMA, form="tail", last_width=1)
+
+
 def test_a_layer_at_its_reference_costs_nothing_and_has_finite_gradients():
     params = random_params()
     reference = {**random_params(1), "b": params["b"]}
@@ -156,8 +200,8 @@ def test_a_layer_at_its_reference_costs_nothing_and_has_finite_gradients():
     assert rank_sparse(measured, SAMPLE, gamma=GAMMA).value == 0
 
 
-@pytest.mark.parametrize("form", ["plain", "augmented"])
-@pytest.mark.parametrize(("p", "eps"), [(0.5, 0.0), (0.5, 0.3), (2.0, 0.0), ((0.1, 1.0, 3.0), 0.1)])
+@pytest.mark.parametrize("form", ["plain", "augmented", "tail"])
+@pytest.mark.parametrize(("p", "eps"), [(0.5, 0.0), (0.5, 0.3), (2.0, 0.0), ((0.1, 1.0, 1.7), 0.1)])
 def test_derivative_in_the_weights(form, p, eps):
     params = random_params()
     structure = describe(params)

@@ -243,9 +243,9 @@ def test_a_traced_p_compiles_once():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"form": "augmented"}, "kind: got 'explicit'; then form"),
-        ({"last_width": 1}, "kind: got 'explicit'; then form"),
-        ({"eps": 0.1}, "kind: got 'explicit'; then form"),
+        ({"form": "augmented"}, "form: got 'augmented', must be one of 'plain', 'chained'"),
+        ({"last_width": 1}, "kind: got 'explicit'; then last_width"),
+        ({"eps": 0.1}, "kind: got 'explicit'; then last_width"),
         ({"delta": 0.0}, "delta: got 0.0"),
         ({"gamma": -1.0}, "gamma"),
         ({"p": -1.0}, "p: got"),

@@ -68,11 +68,12 @@ def test_values_against_numpy(reference, weight):
     np.testing.assert_allclose(stable_rank_penalty(STRUCTURE, PARAMS, **options), expected)
 
 
-def test_the_rank_sparse_penalty_is_the_logarithm_of_the_reported_bound():
+@pytest.mark.parametrize("form", ["plain", "tail"])
+def test_the_rank_sparse_penalty_is_the_logarithm_of_the_reported_bound(form):
     sample = Sample.of_size(100, radius=2.0)
-    bound = rank_sparse(measure(STRUCTURE, PARAMS), sample, p=0.5, gamma=0.3)
+    bound = rank_sparse(measure(STRUCTURE, PARAMS), sample, p=0.5, gamma=0.3, form=form)
     value = rank_sparse_penalty(
-        STRUCTURE, PARAMS, sample, p=0.5, gamma=0.3, eps=0.0, weight=0.7, method="svd"
+        STRUCTURE, PARAMS, sample, p=0.5, gamma=0.3, eps=0.0, weight=0.7, method="svd", form=form
     )
     np.testing.assert_allclose(value, 0.7 * np.log(bound.value), rtol=1e-12)
 
