@@ -180,7 +180,6 @@ def _calls(gamma: ArrayLike, delta: float) -> list[tuple[str, Callable[..., Boun
         call("low_rank", low_rank, gamma=gamma),
         call("low_rank_c2", low_rank, gamma=gamma, c=2.0),
         call("rank_sparse, explicit", rank_sparse, kind="explicit", delta=delta),
-        call("rank_sparse_chained", rank_sparse, delta=delta, form="chained", **explicit),
         call("spectral, explicit", spectral, delta=delta, **explicit),
         call("frobenius, explicit", frobenius, **explicit),
         call("frobenius_neyshabur, explicit", frobenius, version="neyshabur", **explicit),

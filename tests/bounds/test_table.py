@@ -26,7 +26,7 @@ def table():
 
 
 def test_every_bound_is_there_from_data(table):
-    assert len(table.results) == 26
+    assert len(table.results) == 25
     assert table.left_out == ()
     assert table.n == 60
     sample = Sample.from_data(STRUCTURE, PARAMS, X, Y, apply=networks.apply)
@@ -172,7 +172,7 @@ def test_pandas(table):
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(table.rows())
     assert list(frame.columns) == ["bound", "kind", "quantity", "value", "log10", "source"]
-    assert len(pandas.DataFrame(table.breakdown())) == 3 * 26
+    assert len(pandas.DataFrame(table.breakdown())) == 3 * 25
 
 
 def test_chart(table, tmp_path):
