@@ -15,7 +15,13 @@ from rankjax.network._names import layers_by_name
 from rankjax.network._paths import paths_and_leaves, split_arrays
 from rankjax.network._products import joined
 from rankjax.network._scales import is_code, scales_by_weight
-from rankjax.network._structure import Layer, Structure, check_both, check_real
+from rankjax.network._structure import (
+    Layer,
+    Structure,
+    check_both,
+    check_real,
+    check_real_effect,
+)
 from rankjax.network._traced_layers import layers_of, outside_of
 from rankjax.network._tracing import Trace, trace_uses
 from rankjax.network._view import View
@@ -132,6 +138,8 @@ def describe(
             continue
         for leaf, _ in layer.leaves:
             check_real(leaf, dict(leaves)[leaf])
+        if facts is not None:
+            check_real_effect(layer, dict(leaves))
         given = lipschitz
         constant = given.get(path, given.get(main)) if isinstance(given, Mapping) else given
         if constant is None:
