@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import numpy as np
 
 from rankjax.network._examples import one_of
 from rankjax.network._left_out import LeftOut, Reason
@@ -105,7 +106,7 @@ def describe(
         facts = _trace(params, example, apply, vouched)
         found = layers_of(facts, shapes)
     for path, given in (axes or {}).items():
-        view = given if isinstance(given, View) else View(tuple(given[0]), tuple(given[1]))
+        view = _view(path, given)
         view.validate(path, shapes[path])
         before = found[path]
         if isinstance(before, LeftOut) and facts is not None:
@@ -196,9 +197,23 @@ def _codes(leaves: dict[str, Any]) -> dict[str, LeftOut]:
     }  # fmt: skip
 
 
-def _check_lipschitz(path: str, constant: float) -> None:
-    if not (math.isfinite(constant) and constant > 0):
-        raise ValueError(f"lipschitz for {path!r}: got {constant}, must be a positive number")
+def _view(path: str, given: Any) -> View:
+    if isinstance(given, View):
+        return given
+    try:
+        out, in_ = (tuple(axes) for axes in given)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"axes for {path!r}: got {given!r}, must be a pair (output axes, input axes), such as "
+            "((1,), (0,)), or a View"
+        ) from None
+    return View(out, in_)
+
+
+def _check_lipschitz(path: str, constant: Any) -> None:
+    number = np.ndim(constant) == 0 and not isinstance(constant, str | bool)
+    if not (number and math.isfinite(constant) and constant > 0):
+        raise ValueError(f"lipschitz for {path!r}: got {constant!r}, must be a positive number")
 
 
 def _check_paths(argument: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:

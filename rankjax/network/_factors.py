@@ -18,7 +18,7 @@ _RIGHT, _LEFT = {"a", "A", "down"}, {"b", "B", "up"}
 # What makes something else than a product: DoRA, AdaLoRA, LoHa, LoKr, OFT, VeRA, several B of one
 # A, and the other adapters of PEFT.
 _OTHERS = re.compile(
-    r"lora_mid|lora_E|dora_scale|(lora_)?magnitude(_vector)?|hada_[wt].*|lokr_[wt].*|b?oft_.*|"
+    r"lora_mid|lora_[ERS]|(.*_)?lora_latent_mapping|dora_scale|(lora_)?magnitude(_vector)?|hada_[wt].*|lokr_[wt].*|b?oft_.*|"
     r"(poly_)?lora_[abAB][0-9]+|poly_lora_[AB]|[a-z]+lora_.*|hra_u|c3a_kernel|(bone|miss)_block|"
     r"(vera|ia3|fourierft|waveft|shira|road)_.*|trainable_tokens_.*"
 )
