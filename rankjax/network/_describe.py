@@ -211,8 +211,10 @@ def _view(path: str, given: Any) -> View:
 
 
 def _check_lipschitz(path: str, constant: Any) -> None:
-    number = np.ndim(constant) == 0 and not isinstance(constant, str | bool)
-    if not (number and math.isfinite(constant) and constant > 0):
+    number = math.nan
+    if np.ndim(constant) == 0 and not isinstance(constant, str | bool):
+        number = float(constant)
+    if not (math.isfinite(number) and number > 0):
         raise ValueError(f"lipschitz for {path!r}: got {constant!r}, must be a positive number")
 
 

@@ -285,7 +285,7 @@ class _Tree:
         if len(core) > 3 and leaf.of_experts and not _CONVOLUTION.search(leaf.parent):
             return Reason.AMBIGUOUS  # layers, or a second number of experts
         # A bias of one axis is that of a convolution, whatever its name.
-        of_experts = leaf.of_experts and not (bias == core[:1] and core[2] == 1)
+        of_experts = leaf.of_experts and not (bias == core[:1] and core[-1] == 1)
         if len(core) == 3 and (of_experts or what == "gating_einsum"):
             order = self.order or self._order_of_experts(leaf, core, bias, what)
             if order is None:
