@@ -840,6 +840,14 @@ _FAMILIES = {
         "decoder.weight": ((50, 8), "50 x 8"),
         "decoder.bias": ((50,), BIAS),
     },
+    "LoRA with a number that multiplies the update": {
+        "q.lora_down.weight": ((2, 8), OTHER),
+        "q.lora_up.weight": ((8, 2), OTHER),
+        "q.scalar": ((), VECTOR),
+        "k.lora_down.weight": ((2, 8), "A 2 x 8"),
+        "k.lora_up.weight": ((8, 2), "B 8 x 2"),
+        "k.alpha": ((), VECTOR),
+    },
     "LoRA-XS": {
         "q.lora_A.weight": ((2, 8), OTHER),
         "q.lora_B.weight": ((8, 2), OTHER),
