@@ -67,6 +67,12 @@ def one_of(value: str, name: str, allowed: Any) -> None:
 
 
 def at_least_float32(a: Array) -> Array:
-    """float32 and float64 as they are; float16, bfloat16 and integers as float32."""
+    """float32 and float64 as they are; float16, bfloat16 and integers as float32.
+
+    Raises:
+        ValueError: ``a`` is complex; a cast would drop the imaginary part.
+    """
+    if jnp.issubdtype(a.dtype, jnp.complexfloating):
+        raise ValueError(f"got values of dtype {a.dtype}, must be real")
     wide = jnp.issubdtype(a.dtype, jnp.floating) and jnp.finfo(a.dtype).bits >= 32
     return a if wide else a.astype(jnp.float32)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import numpy as np
 
 from rankjax.network._examples import one_of
 from rankjax.network._left_out import LeftOut, Reason
@@ -15,7 +16,13 @@ from rankjax.network._names import layers_by_name
 from rankjax.network._paths import paths_and_leaves, split_arrays
 from rankjax.network._products import joined
 from rankjax.network._scales import is_code, scales_by_weight
-from rankjax.network._structure import Layer, Structure, check_both, check_real
+from rankjax.network._structure import (
+    Layer,
+    Structure,
+    check_both,
+    check_real,
+    check_real_effect,
+)
 from rankjax.network._traced_layers import layers_of, outside_of
 from rankjax.network._tracing import Trace, trace_uses
 from rankjax.network._view import View
@@ -99,7 +106,7 @@ def describe(
         facts = _trace(params, example, apply, vouched)
         found = layers_of(facts, shapes)
     for path, given in (axes or {}).items():
-        view = given if isinstance(given, View) else View(tuple(given[0]), tuple(given[1]))
+        view = _view(path, given)
         view.validate(path, shapes[path])
         before = found[path]
         if isinstance(before, LeftOut) and facts is not None:
@@ -132,6 +139,8 @@ def describe(
             continue
         for leaf, _ in layer.leaves:
             check_real(leaf, dict(leaves)[leaf])
+        if facts is not None:
+            check_real_effect(layer, dict(leaves))
         given = lipschitz
         constant = given.get(path, given.get(main)) if isinstance(given, Mapping) else given
         if constant is None:
@@ -188,9 +197,25 @@ def _codes(leaves: dict[str, Any]) -> dict[str, LeftOut]:
     }  # fmt: skip
 
 
-def _check_lipschitz(path: str, constant: float) -> None:
-    if not (math.isfinite(constant) and constant > 0):
-        raise ValueError(f"lipschitz for {path!r}: got {constant}, must be a positive number")
+def _view(path: str, given: Any) -> View:
+    if isinstance(given, View):
+        return given
+    try:
+        out, in_ = (tuple(axes) for axes in given)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"axes for {path!r}: got {given!r}, must be a pair (output axes, input axes), such as "
+            "((1,), (0,)), or a View"
+        ) from None
+    return View(out, in_)
+
+
+def _check_lipschitz(path: str, constant: Any) -> None:
+    number = math.nan
+    if np.ndim(constant) == 0 and not isinstance(constant, str | bool):
+        number = float(constant)
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"lipschitz for {path!r}: got {constant!r}, must be a positive number")
 
 
 def _check_paths(argument: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:

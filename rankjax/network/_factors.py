@@ -18,10 +18,12 @@ _RIGHT, _LEFT = {"a", "A", "down"}, {"b", "B", "up"}
 # What makes something else than a product: DoRA, AdaLoRA, LoHa, LoKr, OFT, VeRA, several B of one
 # A, and the other adapters of PEFT.
 _OTHERS = re.compile(
-    r"lora_mid|lora_E|dora_scale|(lora_)?magnitude(_vector)?|hada_[wt].*|lokr_[wt].*|b?oft_.*|"
+    r"lora_mid|lora_[ERS]|(.*_)?lora_latent_mapping|dora_scale|(lora_)?magnitude(_vector)?|hada_[wt].*|lokr_[wt].*|b?oft_.*|"
     r"(poly_)?lora_[abAB][0-9]+|poly_lora_[AB]|[a-z]+lora_.*|hra_u|c3a_kernel|(bone|miss)_block|"
     r"(vera|ia3|fourierft|waveft|shira|road)_.*|trainable_tokens_.*"
 )
+# One number beside both factors, other than alpha, which is divided by the rank.
+_FACTORS_OF_THE_WHOLE = ("scale", "scalar", "scaling", "lora_scale", "lora_scaling", "gain")
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,10 @@ def not_plain(leaves: Sequence[Named]) -> dict[str, str]:
         magnitudes = by_keys.get((*pair.module, "m"))  # DoRA of MLX
         if magnitudes is not None and len(magnitudes.shape) == 1:
             of_module[pair.module] = magnitudes.path
+        for name in _FACTORS_OF_THE_WHOLE:
+            number = by_keys.get((*pair.module, name))
+            if number is not None and all(n == 1 for n in number.shape):
+                of_module[pair.module] = number.path
         if pair.module in of_module:
             key = Named(of_module[pair.module], ()).keys[len(pair.module)]
             why = f"{key} changes the product: not the update B A alone"

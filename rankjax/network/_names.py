@@ -29,17 +29,19 @@ from rankjax.network._view import View
 _ORDERS: dict[Layout | None, Order | None] = {
     None: None, "flax": "in out", "torch": "out in", "equinox": "out in",
 }  # fmt: skip
-_TRANSPOSED: dict[Order, re.Pattern[str]] = {  # Flax's ConvTranspose_0 is (in, out)
+# Flax's ConvTranspose_0 is (in, out); not so conv2_d_transpose (Haiku), conv2d_transpose (Keras).
+_TRANSPOSED: dict[Order, re.Pattern[str]] = {
     "out in": re.compile(
-        r"deconv|conv\w*transpose|(^|_)(t|up|trans(posed?)?)_?conv|conv_?(t|up|trans)([0-9]|_|$)"
+        r"deconv|conv\w*transpose|(^|_)(t|up|trans(posed?)?)_?conv|conv_?(tr?|up|trans)([0-9]|_|$)"
     ),
-    "in out": re.compile(r"conv\dd_transpose"),
+    "in out": re.compile(r"conv\d_?d_transpose"),
 }  # fmt: skip
 _CONVOLUTION = re.compile(r"conv|patch|stem|^embed")
 _OF_HEADS = re.compile(r"einsum|(^|_|w)(q|k|v|kv|qkv)(_|$)|query|key|value|attn|attention|heads?")
 _OF_DENSE = re.compile(
     r"dense(?!_?(net|block|layer))|linear|(^|_)(gat(e|ing)|router|mlp|ff|ffn|fc)\d*(_|$)|feed_?forward"
 )
+_EITHER = re.compile(r"(.*_)?encoder")
 _BILINEAR = "a convolution along one axis, or a bilinear map of two inputs"
 # Gemma: (heads, in, size), (2 or 3, heads, in, size), (heads, size, out).
 _EINSUMS = {
@@ -52,6 +54,7 @@ _EINSUMS = {
 _FIRST = {"gate_up_proj", "gate_proj", "up_proj", "w1", "w3", "wi", "wi_0", "wi_1", "gating_einsum"}
 _SECOND = ("down_proj", "w2", "wo", "linear")
 _WIDEST = 8  # heads times size of a head, per width of the model, at most
+_TALL = 4  # rows per column of a table with an entry for each word, user or item, at least
 _NORMALIZERS = re.compile(r"(^|/)(weight|spectral)norm", re.IGNORECASE)
 _MOMENTS = {"mu", "nu", "trace", "exp_avg", "exp_avg_sq", "momentum_buffer"}
 # Trees with the paths of the weights that hold no weights, whatever is beside them; and those of
@@ -119,9 +122,11 @@ def layers_by_name(
             other = None if is_code(dtype) else scale_beside(path, leaves)
             other = f"{other} beside it" if other else tree.mask_of(leaf)
             if other and isinstance(found[path], Layer):
-                text = f"whether {other} multiplies it is not told: {_SETTLE}"
+                text = f"whether {other} changes it is not told: {_SETTLE}"
                 found[path] = LeftOut(path, leaf.shape, Reason.AMBIGUOUS, text)
     tree.check_channels(found, whole)
+    if whole:
+        tree.check_chain(found)
     return found
 
 
@@ -157,6 +162,7 @@ class _Tree:
         norms = [self._core(leaf) for leaf in leaves if leaf.is_vector is Reason.SCALE]
         self.widths = {shape[0] for shape in norms if len(shape) == 1}
         self.in_out = {leaf.parent for leaf in leaves if self._kept_in_out(leaf)}
+        self.tables = {leaf.shape[0]: leaf.path for leaf in leaves if leaf.is_table and leaf.shape}
 
     def layer(self, leaf: Named) -> Layer | LeftOut:
         """The leaf as a layer, or why it is none."""
@@ -205,6 +211,25 @@ class _Tree:
             text = f"{why}: {_SETTLE}"
             found[leaf.path] = LeftOut(leaf.path, leaf.shape, Reason.AMBIGUOUS, text)
 
+    def check_chain(self, found: dict[str, Layer | LeftOut]) -> None:
+        """Leave out matrices without biases of which none takes what another one gives."""
+        layers = [layer for layer in found.values() if isinstance(layer, Layer)]
+        leaves = [Named(layer.path, layer.shape) for layer in layers]
+        alike = all(
+            leaf.name == "weight" and len(leaf.shape) == 2 and self._bias(leaf) is None
+            for leaf in leaves
+        )
+        rows, columns = ({leaf.shape[i] for leaf in leaves if alike} for i in (0, 1))
+        tall = any(leaf.shape[0] > _TALL * leaf.shape[1] for leaf in leaves if alike)
+        told = self.order is not None or self.embeddings or self.adapters or self.factors
+        if tall and len(leaves) > 1 and not told:
+            for leaf in () if rows & columns else leaves:
+                text = (
+                    "no matrix here takes what another one gives: tables of embeddings, or layers "
+                    "side by side: axes= includes it, in analyze also a layout"
+                )
+                found[leaf.path] = LeftOut(leaf.path, leaf.shape, Reason.AMBIGUOUS, text)
+
     def _verdict(self, leaf: Named) -> _Verdict:
         if leaf.is_state or self._is_moment(leaf):
             return Reason.STATE
@@ -247,13 +272,21 @@ class _Tree:
             return Reason.DEPTHWISE
         if bias == core:  # a norm of several axes
             return Reason.SCALE
+        if bias is None and self.order is None and leaf.name == "weight" and len(core) == 2:
+            if core[0] > core[1] and leaf.keys[-2:-1] and _EITHER.fullmatch(leaf.keys[-2].lower()):
+                return f"a table of embeddings or a dense layer, both are called {leaf.parent!r}"
+            if core[0] > core[1] == 1 and core[0] in self.tables:
+                table = self.tables[core[0]]
+                return f"one column and as many rows as the table {table}: one number per entry"
         what = leaf.name if leaf.name in {*_EINSUMS, *_FIRST, *_SECOND} else leaf.parent
         if what in _EINSUMS:
             view = _EINSUMS[what]
             return _Seen(view) if len(view.order) == len(core) else Reason.AMBIGUOUS
         if len(core) > 3 and leaf.of_experts and not _CONVOLUTION.search(leaf.parent):
             return Reason.AMBIGUOUS  # layers, or a second number of experts
-        if len(core) == 3 and (leaf.of_experts or what == "gating_einsum"):
+        # A bias of one axis is that of a convolution, whatever its name.
+        of_experts = leaf.of_experts and not (bias == core[:1] and core[-1] == 1)
+        if len(core) == 3 and (of_experts or what == "gating_einsum"):
             order = self.order or self._order_of_experts(leaf, core, bias, what)
             if order is None:
                 return "what is put in and what comes out is not told apart"
@@ -384,6 +417,8 @@ def _of_many_axes(
     # A transposed convolution of torch and of Keras puts what it takes where others put out.
     swapped = (1, 0) if order == "out in" else (rank - 2, rank - 1)
     transposed = _TRANSPOSED[order].search(leaf.parent) is not None
+    # ups of a vocoder; of an interpolated picture or signal the window is odd.
+    transposed |= order == "out in" and leaf.parent == "ups" and any(n % 2 == 0 for n in sizes)
     if (rank > 3 or transposed) and bias == (core[swapped[0]],) != (core[swapped[1]],):
         rest = tuple(i for i in axes if i != swapped[0])
         return _Seen(View(out=swapped[:1], in_=rest), convolution=True)

@@ -233,12 +233,12 @@ def _observe(
 
         def look(number: int, values: list[Any], outs: list[Any]) -> tuple[list[Any], Any]:
             entries = [
-                (at_least_float32(outs[0] if operand < 0 else values[operand]), inside)
+                (_sizes(outs[0] if operand < 0 else values[operand]), inside)
                 for operand, inside in trace.entries.get(number, [])
             ]
             use, rows = trace.uses.get(number), None
             if use is not None:
-                squares = use.squared_row_norms(at_least_float32(values[1 - use.side]))
+                squares = use.squared_row_norms(_sizes(values[1 - use.side]))
                 rows = largest(squares)
             return outs, ([value for value, _ in entries], rows)
 
@@ -272,6 +272,12 @@ def _observe(
     *found, entries = jax.vmap(one)(x, y)
     counted = jnp.where(jnp.asarray(counts)[:, None], entries, 0)
     return tuple(found), jnp.sum(jnp.square(counted), axis=0)
+
+
+def _sizes(values: Array) -> Array:
+    """Numbers with the same norms: of complex ones their moduli."""
+    is_complex = jnp.issubdtype(values.dtype, jnp.complexfloating)
+    return at_least_float32(jnp.abs(values) if is_complex else values)
 
 
 def _layer_norms(structure: Structure, uses: dict[str, list[Use]], rows: dict[int, Array]) -> Array:

@@ -11,12 +11,14 @@ import jax.numpy as jnp
 _SCALE = re.compile(r"scal|absmax|zero_?point", re.IGNORECASE)
 #: How a scale is named after its leaf.
 SCALE_NAMES = ("{}_scale_inv", "{}_scale", "scale_{}")
-# Of the inputs (ModelOpt, AWQ, SmoothQuant) or the outputs (scaled weight standardization, muP):
-# what acts on the data is the weight with it.
+# Of the inputs (ModelOpt, AWQ, SmoothQuant) or the outputs (scaled weight standardization, muP), or
+# of a grid that the weight is rounded to: what acts on the data is the weight with it.
 _OF_FLOATS = (
     "gain", "{}_gain", "{}_multiplier",
     "pre_quant_scale", "input_quantizer._pre_quant_scale", "input_quantizer/_pre_quant_scale",
-    "smooth_scale", "smooth_scales", "smoothing_scale", "smoother",
+    "smooth_scale", "smooth_scales", "smoothing_scale", "smoother", "scaling_factor",
+    "{}_fake_quant.scale", "{}_fake_quant/scale", "{}_quantizer._amax", "{}_quantizer/_amax",
+    "sv0",  # the norm that the weight is divided by (BigGAN)
 )  # fmt: skip
 _BLOCKS = {16, 32, 64, 128}
 _OF_ACTIVATIONS = re.compile(r"_?(in|out)put|_?act(ivation)?s?_|_?grad|[qkv]_scale|kv_")

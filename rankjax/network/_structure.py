@@ -264,6 +264,19 @@ def check_real(path: str, leaf: Any) -> None:
         )
 
 
+def check_real_effect(layer: Layer, leaves: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` for a complex matrix that is computed from real leaves."""
+    if layer.effect is None:
+        return
+    used = {path: leaves[path] for path in layer.effect.paths}
+    dtype = jax.eval_shape(layer.array, used).dtype
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise ValueError(
+            f"the matrix of {layer.path!r}, computed from {list(used)}, is complex ({dtype}); it "
+            f"must be real, or leave {layer.effect.paths[0]!r} out by mask="
+        )
+
+
 def check_both(apply: Any, example: Any) -> None:
     """Raise ``ValueError`` if only one of them is given."""
     if (apply is None) != (example is None):

@@ -240,6 +240,8 @@ class Tracer:
             self.leaves(before)
             self.trace.uses[use.number] = use
             problems = before.problems
+            if jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.complexfloating):  # pyright: ignore
+                problems |= {"computes with complex numbers"}
             if name == "ragged_dot_general" or any(t.chosen for _, t in weights):
                 problems |= {"chooses a matrix for each input (experts)"}
             return Data(last=frozenset({use.number}), bent=before.bent, problems=problems)

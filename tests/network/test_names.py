@@ -324,9 +324,7 @@ def test_a_scale_beside_a_floating_weight_is_not_told_to_multiply_it(scale, shap
     assert structure.names == (("l/weight", "m/weight") if told else ("m/weight",))
     if not told:
         (why,) = [leaf.text for leaf in structure.left_out if leaf.path == "l/weight"]
-        assert why.startswith(
-            f"whether {scale[2:]} beside it multiplies it is not told: pass apply"
-        )
+        assert why.startswith(f"whether {scale[2:]} beside it changes it is not told: pass apply")
 
 
 def test_a_scale_beside_floating_experts_is_not_told_to_multiply_them():

@@ -321,6 +321,37 @@ def test_experts_are_matrices_side_by_side(apply):
     np.testing.assert_allclose(norms[2], sizes)
 
 
+def test_of_complex_values_the_moduli_count():
+    def apply(p, x):
+        turned = jax.lax.complex(x, 2.0 * x)  # sqrt(5) times as long
+        first = p["first"]["weight"].T.astype(complex)
+        return jnp.abs(turned @ first) @ p["last"]["weight"].T
+
+    structure = describe(PARAMS, apply=apply, example=X)
+    assert structure.outside == ("computes with complex numbers",)
+    sample = Sample.from_data(structure, PARAMS, X, Y, apply=apply)
+    hidden = np.sqrt(5) * np.abs(X @ np.asarray(W1).T)
+    inputs = np.stack([np.sqrt(5) * np.linalg.norm(X, axis=1), np.linalg.norm(hidden, axis=1)])
+    np.testing.assert_allclose(np.asarray(sample.patch_norms), inputs)
+    np.testing.assert_allclose(sample.radius, np.sqrt(5) * 5)
+    np.testing.assert_allclose(sample.frobenius, np.sqrt(5) * np.linalg.norm(X))
+    np.testing.assert_allclose(float(jnp.asarray(sample.inf_radius)), np.sqrt(5) * 4)
+
+
+def test_a_complex_matrix_of_real_leaves_is_refused_by_path():
+    def spectral(p, x):  # of a Fourier neural operator that keeps its weights as real numbers
+        weight = jax.lax.complex(p["real"], p["imag"])
+        return jnp.fft.irfft(jnp.fft.rfft(x, axis=0) @ weight, axis=0) @ p["out"]
+
+    params = {"imag": W1[:2], "real": 2 * W1[:2], "out": W2[:2]}
+    x = np.ones((2, 2, 2))
+    apply = lambda p, x: jax.vmap(lambda one: spectral(p, one).mean(0))(x)  # noqa: E731
+    with pytest.raises(ValueError, match=r"'imag', computed from \['imag', 'real'\], is complex"):
+        describe(params, apply=apply, example=x)
+    structure = describe(params, apply=apply, example=x, mask=lambda path, _: path == "out")
+    assert structure.names == ("out",)
+
+
 def test_complex_weights_are_refused_by_path():
     params = {"first": PARAMS["first"], "last": {"weight": W2.astype(complex)}}
     for call in (

@@ -318,7 +318,7 @@ def _one_by_one(values: list[Any]) -> list[Any]:
 
 def beyond(numbers: Any) -> bool:
     """Whether one of them is so large or small that a product with it may be flushed to 0."""
-    sizes = np.abs(np.asarray(numbers, float))
+    sizes = np.abs(np.asarray(numbers)).astype(float)
     return bool(np.any(((sizes < 1e-150) & (sizes > 0)) | (sizes > 1e150)))
 
 
