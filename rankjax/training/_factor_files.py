@@ -40,7 +40,7 @@ def save_factorized(path: str | os.PathLike[str], factorized: Any, /) -> None:
     from safetensors.numpy import save_file
 
     leaves = [(name, a) for name, a in paths_and_leaves(factorized) if hasattr(a, "shape")]
-    arrays = {name: np.ascontiguousarray(a) for name, a in leaves}
+    arrays = {name: np.asarray(a, order="C") for name, a in leaves}
     if len(arrays) < len(leaves):
         raise ValueError(f"factorized: several leaves of one name; got {[n for n, _ in leaves]}")
     nodes, _ = jax.tree_util.tree_flatten_with_path(

@@ -30,6 +30,10 @@ def hold_rank(batch: Array, ranks: Array, columns: int) -> Array:
 
     Cost: six products with ``columns`` vectors, five QR decompositions of them.
     """
+    # QR squares entries. Bounded, because 1 / unit must be a normal number, too.
+    tiny = float(jnp.finfo(batch.dtype).tiny)
+    unit = jnp.clip(jnp.max(jnp.abs(batch), (-2, -1), keepdims=True), tiny, 0.125 / tiny)
+    batch = batch / unit
     start = jax.random.normal(jax.random.key(0), (batch.shape[-1], columns), batch.dtype)
     basis = orthonormal(matmul(batch, start))
     for _ in range(_ROUNDS):
@@ -37,4 +41,4 @@ def hold_rank(batch: Array, ranks: Array, columns: int) -> Array:
     small = svd(matmul(transpose(basis), batch))
     keep = jnp.arange(columns)[None] < ranks[:, None]
     s = jnp.where(keep, small.s, small.s * 0)
-    return matmul(matmul(basis, small.u * s[..., None, :]), small.vt)
+    return matmul(matmul(basis, small.u * s[..., None, :]), small.vt) * unit

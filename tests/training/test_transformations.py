@@ -391,6 +391,17 @@ def test_a_rank_that_has_been_reached_is_held_without_a_decomposition():
     assert_close(updates, zero, atol=1e-12)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e20, 1e37])
+def test_a_rank_is_held_at_any_scale(size):
+    rng = np.random.default_rng(0)
+    low = rng.normal(size=(96, 4)) @ rng.normal(size=(4, 80)) * (size / 10)
+    params = {"a": {"kernel": jnp.asarray(low, jnp.float32)}}
+    transformation = project_rank(describe(params), 4)
+    state = transformation.init(params)._replace(count=jnp.asarray(5, jnp.int32))
+    updates, _ = transformation.update(jax.tree.map(jnp.zeros_like, params), state, params)
+    assert np.abs(updates["a"]["kernel"]).max() <= 1e-5 * np.abs(low).max()
+
+
 def test_the_optimizer_does_not_keep_a_rank_from_being_reached():
     params = tree(jnp.float64)
     chain = optax.chain(optax.sgd(0.1), project_rank(STRUCTURE, 2, by=20))
