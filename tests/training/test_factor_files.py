@@ -63,3 +63,5 @@ def test_other_files_are_refused(tmp_path):
         load_factorized(file, {"half": jnp.ones(3, jnp.float32)})
     with pytest.raises(ValueError, match="several leaves of one name"):
         save_factorized(file, {"a/b": jnp.ones(2), "a": {"b": jnp.ones(2)}})
+    with pytest.raises(ValueError, match="factorized: 'dropout/key' is a random key"):
+        save_factorized(file, {"dropout": {"key": jax.random.key(0)}})
