@@ -173,7 +173,7 @@ def project_rank(
 
     A matrix that has arrived needs no SVD: known ranks of up to a fourth of the smaller side (if it
     is at least 192) are then held by a few products and thin QR decompositions. The matrix reached
-    is up to 2 % farther than the nearest one if no gap in the spectrum tells them apart, far less
+    is up to 3 % farther than the nearest one if no gap in the spectrum tells them apart, far less
     after small steps. Ranks that are arrays or schedules cost an SVD per turn.
 
     Args:
