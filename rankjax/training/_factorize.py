@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rankjax._arguments import at_least_float32
+from rankjax._arguments import at_least_float32, concrete
 from rankjax._linear_algebra import matmul, svd
 from rankjax.matrix import spectrum
 from rankjax.network import Layer, OutputMoments, Structure, View, measure
@@ -316,7 +316,13 @@ def _whole(rank: Any) -> TypeGuard[int | np.integer]:
 
 
 def _check_finite(path: str, sigma: Any) -> None:
-    if not np.all(np.isfinite(sigma)):
+    known = concrete(sigma)
+    if known is None:
+        raise ValueError(
+            f"params: {path!r} is traced, so that its rank is not known; give ranks=, or call this "
+            "outside of jit"
+        )
+    if not np.all(np.isfinite(known)):
         raise ValueError(f"params: {path!r} holds numbers that are not finite")
 
 

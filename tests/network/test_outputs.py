@@ -204,6 +204,8 @@ def test_parameters_that_are_not_finite_are_named(options):
     broken = {**WIDE, "b": WIDE["b"] * np.nan}
     with pytest.raises(ValueError, match="params: 'b' holds numbers that are not finite"):
         factorize(WIDE_STRUCTURE, broken, **options)
+    with pytest.raises(ValueError, match="params: 'a' is traced, so that its rank is not known"):
+        jax.jit(lambda params: factorize(WIDE_STRUCTURE, params, **options))(WIDE)
 
 
 def test_no_examples_and_no_common_axis_are_named():
