@@ -26,7 +26,8 @@ def hold_rank(batch: Array, ranks: Array, columns: int) -> Array:
 
     The distance exceeds that of the nearest one by a factor of about
     ``1 + (sigma_{r+1} / sigma_r)^10`` where there is a gap, and by 2 % on noise without any
-    (1024 x 1024, r = 64; at most 3 % for any shape tried). A matrix that has the rank comes back as it was, up to rounding.
+    (1024 x 1024, r = 64; at most 3 % for any shape tried). A matrix that has the rank comes back as
+    it was, up to rounding.
 
     Cost: six products with ``columns`` vectors, five QR decompositions of them.
     """
