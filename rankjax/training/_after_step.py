@@ -306,4 +306,5 @@ class _Rank(Rule):
 def _whole_ranks(rank: Any, side: int) -> Any:
     """Ranks as whole numbers; a schedule that ends at rank 1 may fall short by its rounding."""
     share = (rank > 0) & (rank < 0.999)
-    return jnp.where(share, jnp.maximum(jnp.floor(rank * side), 1), jnp.rint(rank))
+    most = jnp.minimum(jnp.rint(rank), side)
+    return jnp.where(share, jnp.maximum(jnp.floor(rank * side), 1), most)

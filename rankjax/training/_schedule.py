@@ -48,6 +48,11 @@ def check_non_negative(numbers: PerLayer, name: str) -> None:
     for path, number in given:
         where = name if path is None else f"{name} for {path!r}"
         if not constant(number) and isinstance(number, (jax.Array, np.ndarray)):
+            if number.ndim:
+                raise ValueError(
+                    f"{where}: got an array of shape {number.shape}, must be one number; numbers "
+                    "per layer are a mapping from paths"
+                )
             non_negative(number, where)
         elif not constant(number) and not callable(number):
             raise ValueError(f"{where}: got {number!r}, must be a number >= 0 or a schedule")

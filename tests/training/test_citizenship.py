@@ -220,6 +220,10 @@ def test_negative_numbers_are_named():
         for wrong in ("3", None, [3]):
             with pytest.raises(ValueError, match=rf"^{name}: got .* must be a number >= 0 or a"):
                 make_one(wrong)
+        with pytest.raises(
+            ValueError, match=rf"^{name}: got an array of shape \(2,\), must be one"
+        ):
+            make_one(jnp.ones(2))
 
 
 PENALTIES = {

@@ -359,6 +359,7 @@ def test_a_share_of_the_rank():
     assert rank_after(0.1) == [1, 1]
     assert rank_after(1) == [1, 1]
     assert rank_after({"b/*": 0.9}) == [4, 5]
+    assert rank_after({"a/*": np.inf, "b/*": 2}) == [4, 2]
 
 
 def test_a_rank_that_has_been_reached_is_held_without_a_decomposition():
