@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from jax import Array
 
 
 def ranks_within(
@@ -25,7 +26,7 @@ def ranks_within(
     Raises:
         ValueError: if rank 1 everywhere is above the budget.
     """
-    if not 0 < budget <= 1:
+    if not isinstance(budget, (int, float, np.number, np.ndarray, Array)) or not 0 < budget <= 1:
         raise ValueError(f"budget: got {budget!r}, must be in (0, 1]")
 
     def ranks(least: float) -> list[int]:

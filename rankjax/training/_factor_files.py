@@ -23,7 +23,7 @@ def save_factorized(path: str | os.PathLike[str], factorized: Any, /) -> None:
     array per leaf. Leaves that are no arrays are left out.
 
     Raises:
-        ValueError: two leaves of one name.
+        ValueError: two leaves of one name, or a random key.
         ImportError: without the package ``safetensors`` (``pip install 'rankjax[report]'``).
 
     Example:
@@ -40,7 +40,10 @@ def save_factorized(path: str | os.PathLike[str], factorized: Any, /) -> None:
     from safetensors.numpy import save_file
 
     leaves = [(name, a) for name, a in paths_and_leaves(factorized) if hasattr(a, "shape")]
-    arrays = {name: np.ascontiguousarray(a) for name, a in leaves}
+    for name, array in leaves:
+        if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+            raise ValueError(f"factorized: {name!r} is a random key; pass the parameters alone")
+    arrays = {name: np.asarray(a, order="C") for name, a in leaves}
     if len(arrays) < len(leaves):
         raise ValueError(f"factorized: several leaves of one name; got {[n for n, _ in leaves]}")
     nodes, _ = jax.tree_util.tree_flatten_with_path(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rankjax._arguments import at_least_float32
+from rankjax._arguments import at_least_float32, concrete
 from rankjax._linear_algebra import matmul, svd
 from rankjax.matrix import spectrum
 from rankjax.network import Layer, OutputMoments, Structure, View, measure
@@ -285,28 +285,54 @@ def _ranks(
             raise ValueError("budget: give either ranks or budget, not both")
         return _within(budget, structure, params, moments)
     if ranks is None:
+        if not 0 <= rtol < 1:
+            raise ValueError(f"rtol: got {rtol!r}, must be in [0, 1)")
         sigma = measure(structure, params).sigma
-        found = [spectrum.numerical_rank(s, rtol=rtol) for s in sigma]
-        # A zero matrix keeps one column, of zeros.
-        known = [max(1, int(np.max(np.asarray(r), initial=0))) for r in found]
-        return {layer.path: rank for layer, rank in zip(structure.layers, known, strict=True)}
+        found = {}
+        for layer, s in zip(structure.layers, sigma, strict=True):
+            _check_finite(layer.path, s)
+            rank = np.max(np.asarray(spectrum.numerical_rank(s, rtol=rtol)), initial=0)
+            found[layer.path] = max(1, int(rank))  # a zero matrix keeps one column, of zeros
+        return found
     if isinstance(ranks, Mapping):
         chosen = matched([layer.path for layer in structure.layers], ranks, "ranks")
     else:
         # One number for all: leaves of a smaller rank keep theirs (and so stay dense).
-        chosen = {layer.path: min(ranks, *layer.matrix_shape) for layer in structure.layers}
+        chosen = {
+            layer.path: min(ranks, *layer.matrix_shape) if _whole(ranks) else ranks
+            for layer in structure.layers
+        }
     for layer in structure.layers:
         rank, most = chosen.get(layer.path, 1), min(layer.matrix_shape)
-        if not isinstance(rank, (int, np.integer)) or not 1 <= rank <= max(most, 1):
+        if not _whole(rank) or not 1 <= rank <= max(most, 1):
             raise ValueError(
                 f"ranks for {layer.path!r}: got {rank!r}, must be a whole number from 1 to {most}"
             )
     return {path: int(rank) for path, rank in chosen.items()}
 
 
+def _whole(rank: Any) -> TypeGuard[int | np.integer]:
+    return isinstance(rank, (int, np.integer)) and not isinstance(rank, bool)
+
+
+def _check_finite(path: str, sigma: Any) -> None:
+    known = concrete(sigma)
+    if known is None:
+        raise ValueError(
+            f"params: {path!r} is traced, so that its rank is not known; give ranks=, or call this "
+            "outside of jit"
+        )
+    if not np.all(np.isfinite(known)):
+        raise ValueError(f"params: {path!r} holds numbers that are not finite")
+
+
 def _check_moments(structure: Structure, moments: OutputMoments | None) -> None:
     if moments is None:
         return
+    if not isinstance(moments, OutputMoments):
+        raise ValueError(
+            f"moments: got {type(moments).__name__}, must be from OutputMoments.from_data"
+        )
     layers = {layer.path: layer for layer in structure.layers}
     for path, moment in moments.moments.items():
         layer = layers.get(path)
@@ -315,6 +341,11 @@ def _check_moments(structure: Structure, moments: OutputMoments | None) -> None:
             raise ValueError(
                 f"moments: at {path!r} of shape {moment.shape}, must be {expected} for this "
                 "structure; take them from OutputMoments.from_data with this structure"
+            )
+        if not np.all(np.isfinite(moment)):
+            raise ValueError(
+                f"moments: those of {path!r} are not finite; the params or the x that they were "
+                "taken from make outputs that are not"
             )
 
 
@@ -325,11 +356,10 @@ def _within(
     known = {} if moments is None else moments.moments
     gains = []
     for layer, sigma in zip(structure.layers, measure(structure, params).sigma, strict=True):
+        _check_finite(layer.path, sigma)
         squares = np.square(np.asarray(sigma, np.float64)).reshape(-1, np.shape(sigma)[-1])
         if layer.path in known:
             squares = np.maximum(_principal(layer, known[layer.path])[0], 0.0)
-        if not np.all(np.isfinite(squares)):
-            raise ValueError(f"params: {layer.path!r} holds numbers that are not finite")
         whole = np.sum(squares, -1, keepdims=True)
         gains.append(np.mean(squares / np.where(whole > 0, whole, 1), 0) / sum(layer.matrix_shape))
 

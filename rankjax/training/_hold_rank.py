@@ -25,11 +25,16 @@ def hold_rank(batch: Array, ranks: Array, columns: int) -> Array:
     """Near each matrix of ``(k, m, n)``, one of its rank of ``ranks (k,)``.
 
     The distance exceeds that of the nearest one by a factor of about
-    ``1 + (sigma_{r+1} / sigma_r)^10`` where there is a gap, and by at most 2 % on noise without any
-    (1024 x 1024, r = 64). A matrix that has the rank comes back as it was, up to rounding.
+    ``1 + (sigma_{r+1} / sigma_r)^10`` where there is a gap, and by 2 % on noise without any
+    (1024 x 1024, r = 64; at most 3 % for any shape tried). A matrix that has the rank comes back as
+    it was, up to rounding.
 
     Cost: six products with ``columns`` vectors, five QR decompositions of them.
     """
+    # QR squares entries. Bounded, because 1 / unit must be a normal number, too.
+    tiny = float(jnp.finfo(batch.dtype).tiny)
+    unit = jnp.clip(jnp.max(jnp.abs(batch), (-2, -1), keepdims=True), tiny, 0.125 / tiny)
+    batch = batch / unit
     start = jax.random.normal(jax.random.key(0), (batch.shape[-1], columns), batch.dtype)
     basis = orthonormal(matmul(batch, start))
     for _ in range(_ROUNDS):
@@ -37,4 +42,4 @@ def hold_rank(batch: Array, ranks: Array, columns: int) -> Array:
     small = svd(matmul(transpose(basis), batch))
     keep = jnp.arange(columns)[None] < ranks[:, None]
     s = jnp.where(keep, small.s, small.s * 0)
-    return matmul(matmul(basis, small.u * s[..., None, :]), small.vt)
+    return matmul(matmul(basis, small.u * s[..., None, :]), small.vt) * unit

@@ -38,12 +38,14 @@ def lowrank(apply: Callable[..., Any]) -> Callable[..., Any]:
             are no arrays. It must be traceable, as for ``jax.jit``.
 
     Returns:
-        The function, compiled once per shapes and options, as by ``jax.jit`` (keep it; each call of
-        ``lowrank`` compiles anew). It can be jitted, differentiated (to train the factors),
+        The function, compiled once for each combination of shapes and options, as by ``jax.jit``
+        (keep it; each call of ``lowrank`` compiles anew). Python numbers are options, too: pass
+        those that change as arrays. It can be jitted, differentiated (to train the factors),
         vmapped, scanned, rematerialized and sharded like any other.
 
     Raises:
-        ValueError: ``apply`` is no function; when called, factors that do not fit each other.
+        ValueError: ``apply`` is no function; when called, factors that do not fit each other, or
+            an option that is not hashable.
 
     Half precision: the result of the first product is rounded to the weights' type. Under
     ``jit`` the name of no inner function is kept where factors enter it.
@@ -74,6 +76,10 @@ def lowrank(apply: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(apply, assigned=("__doc__", "__name__", "__module__"), updated=())
     def factored(*args: Any, **kwargs: Any) -> Any:
         arrays, skeleton = split_arrays((args, kwargs))
+        try:
+            hash(skeleton)
+        except TypeError as error:
+            raise ValueError(f"lowrank: options must be hashable, got an {error}") from error
         result = run(skeleton, arrays)
         for path, what in [key for key in found if key not in told]:
             told.add((path, what))

@@ -13,7 +13,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from rankjax._arguments import concrete
+from rankjax._arguments import concrete, non_negative
 
 Number = ArrayLike | Callable[[Array], ArrayLike]
 #: One number, or a mapping from paths or patterns (``"block_*/query/kernel"``) to numbers.
@@ -43,12 +43,21 @@ def constant(number: Any) -> bool:
 
 
 def check_non_negative(numbers: PerLayer, name: str) -> None:
-    """Refuse constants that are negative or NaN."""
+    """Refuse what is no number and no schedule, and what is known to be negative or NaN."""
     given = numbers.items() if isinstance(numbers, Mapping) else [(None, numbers)]
     for path, number in given:
-        if constant(number) and not np.all(np.asarray(number) >= 0):
-            where = "" if path is None else f" for {path!r}"
-            raise ValueError(f"{name}{where}: got {number!r}, must be >= 0")
+        where = name if path is None else f"{name} for {path!r}"
+        if not constant(number) and isinstance(number, (jax.Array, np.ndarray)):
+            if number.ndim:
+                raise ValueError(
+                    f"{where}: got an array of shape {number.shape}, must be one number; numbers "
+                    "per layer are a mapping from paths"
+                )
+            non_negative(number, where)
+        elif not constant(number) and not callable(number):
+            raise ValueError(f"{where}: got {number!r}, must be a number >= 0 or a schedule")
+        elif constant(number) and not number >= 0:  # pyright: ignore[reportOperatorIssue]
+            raise ValueError(f"{where}: got {number!r}, must be >= 0")
 
 
 def whole(number: Whole | None, name: str) -> Any:

@@ -181,11 +181,31 @@ def test_a_budget_is_kept_and_buys_the_most(moments, budget):
             r"moments: at 'a' of shape \(1, 9, 9\), must be \(1, 10, 10\)",
         ),
         ({"moments": OutputMoments({"c": np.ones((1, 9, 9))}, ())}, "moments: at 'c'"),
+        (
+            {"moments": OutputMoments({"a": np.full((1, 10, 10), np.nan)}, ()), "ranks": 2},
+            "moments: those of 'a' are not finite",
+        ),
+        ({"moments": {}}, "moments: got dict, must be from OutputMoments.from_data"),
+        ({"budget": "0.4"}, r"budget: got '0.4', must be in \(0, 1\]"),
+        ({"ranks": "8"}, "ranks for 'a': got '8', must be a whole number"),
+        ({"ranks": True}, "ranks for 'a': got True, must be a whole number"),
+        ({"ranks": 1000.5}, "ranks for 'a': got 1000.5, must be a whole number"),
+        ({"rtol": float("nan")}, r"rtol: got nan, must be in \[0, 1\)"),
+        ({"rtol": 1.0}, r"rtol: got 1.0, must be in \[0, 1\)"),
     ],
 )
 def test_bad_input_is_named(options, message):
     with pytest.raises(ValueError, match=message):
         factorize(WIDE_STRUCTURE, WIDE, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"budget": 0.5}])
+def test_parameters_that_are_not_finite_are_named(options):
+    broken = {**WIDE, "b": WIDE["b"] * np.nan}
+    with pytest.raises(ValueError, match="params: 'b' holds numbers that are not finite"):
+        factorize(WIDE_STRUCTURE, broken, **options)
+    with pytest.raises(ValueError, match="params: 'a' is traced, so that its rank is not known"):
+        jax.jit(lambda params: factorize(WIDE_STRUCTURE, params, **options))(WIDE)
 
 
 def test_no_examples_and_no_common_axis_are_named():

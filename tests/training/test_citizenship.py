@@ -215,6 +215,15 @@ def test_negative_numbers_are_named():
     ):
         with pytest.raises(ValueError, match=rf"^{name}: got -1, must be >= 0"):
             make_one(-1)
+        with pytest.raises(ValueError, match=rf"^{name}: got Array\(-1.*, must be >= 0"):
+            make_one(jnp.asarray(-1))
+        for wrong in ("3", None, [3]):
+            with pytest.raises(ValueError, match=rf"^{name}: got .* must be a number >= 0 or a"):
+                make_one(wrong)
+        with pytest.raises(
+            ValueError, match=rf"^{name}: got an array of shape \(2,\), must be one"
+        ):
+            make_one(jnp.ones(2))
 
 
 PENALTIES = {

@@ -43,6 +43,15 @@ def test_other_programs_can_multiply_the_factors(tmp_path):
     np.testing.assert_allclose(right @ left, densify(structure, small)["a"]["kernel"], atol=1e-12)
 
 
+def test_numbers_and_turned_arrays_come_back(tmp_path):
+    tree = {"scale": jnp.asarray(2.0), "turned": np.arange(6.0).reshape(2, 3).T}
+    file = tmp_path / "file.safetensors"
+    save_factorized(file, tree)
+    again = load_factorized(file, tree)
+    assert jax.tree.map(jnp.shape, again) == {"scale": (), "turned": (3, 2)}
+    jax.tree.map(np.testing.assert_array_equal, again, tree)
+
+
 def test_other_files_are_refused(tmp_path):
     file = tmp_path / "file.safetensors"
     save_factorized(file, {"a": jnp.ones((2, 3)), "half": jnp.ones(3, jnp.bfloat16)})
@@ -54,3 +63,5 @@ def test_other_files_are_refused(tmp_path):
         load_factorized(file, {"half": jnp.ones(3, jnp.float32)})
     with pytest.raises(ValueError, match="several leaves of one name"):
         save_factorized(file, {"a/b": jnp.ones(2), "a": {"b": jnp.ones(2)}})
+    with pytest.raises(ValueError, match="factorized: 'dropout/key' is a random key"):
+        save_factorized(file, {"dropout": {"key": jax.random.key(0)}})

@@ -536,6 +536,8 @@ def test_a_tree_without_factors_and_bad_input():
     np.testing.assert_allclose(lowrank(apply)(dense, x), apply(dense, x))
     with pytest.raises(ValueError, match="apply: got Structure, must be a function"):
         lowrank(structure)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="options must be hashable, got an unhashable type: 'set'"):
+        lowrank(lambda tree, x, _: apply(tree, x))(small, x, {1})
     wrong = {**small, "c": Factors(jnp.ones((3, 7)), jnp.ones((11, 2)), View((1,), (0,)))}
     with pytest.raises(ValueError, match=r"factorized: at 'c' left has shape \(3, 7\) and right"):
         lowrank(apply)(wrong, x)

@@ -359,6 +359,7 @@ def test_a_share_of_the_rank():
     assert rank_after(0.1) == [1, 1]
     assert rank_after(1) == [1, 1]
     assert rank_after({"b/*": 0.9}) == [4, 5]
+    assert rank_after({"a/*": np.inf, "b/*": 2}) == [4, 2]
 
 
 def test_a_rank_that_has_been_reached_is_held_without_a_decomposition():
@@ -389,6 +390,17 @@ def test_a_rank_that_has_been_reached_is_held_without_a_decomposition():
     held = optax.apply_updates(params, update(zero, state, params)[0])
     updates, _ = update(zero, state._replace(count=jnp.asarray(5, jnp.int32)), held)
     assert_close(updates, zero, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e20, 1e37])
+def test_a_rank_is_held_at_any_scale(size):
+    rng = np.random.default_rng(0)
+    low = rng.normal(size=(96, 4)) @ rng.normal(size=(4, 80)) * (size / 10)
+    params = {"a": {"kernel": jnp.asarray(low, jnp.float32)}}
+    transformation = project_rank(describe(params), 4)
+    state = transformation.init(params)._replace(count=jnp.asarray(5, jnp.int32))
+    updates, _ = transformation.update(jax.tree.map(jnp.zeros_like, params), state, params)
+    assert np.abs(updates["a"]["kernel"]).max() <= 1e-5 * np.abs(low).max()
 
 
 def test_the_optimizer_does_not_keep_a_rank_from_being_reached():
