@@ -92,7 +92,7 @@ def test_a_damaged_file_is_made_again(tmp_path, decomposed, damage):
 def test_a_file_is_no_folder(tmp_path):
     path = tmp_path / "file"
     path.write_text("")
-    with pytest.raises(ValueError, match="keep: got .*file, which is a file; must be a folder"):
+    with pytest.raises(ValueError, match=r"keep: got .*file, which is a file; must be a folder"):
         analyze(weights(), keep=path)
 
 
