@@ -87,7 +87,8 @@ def test_matrices_that_are_computed_from_leaves_are_recorded():
     recorder = record_metrics(structure)
     _, state = recorder.update(params, recorder.init(params), params)
     product = params["q"]["lora_a"] @ params["q"]["lora_b"]
-    np.testing.assert_allclose(state.metrics["q/spectral_norm"], jnp.linalg.norm(product, 2))
+    found = optax.tree_utils.tree_get(state, "metrics")
+    np.testing.assert_allclose(found["q/spectral_norm"], jnp.linalg.norm(product, 2))
     masked = optax.masked(recorder, {"q": {"lora_a": False, "lora_b": True}, "d": True})
     _, state = masked.update(params, masked.init(params), params)
     found = optax.tree_utils.tree_get(state, "metrics")
