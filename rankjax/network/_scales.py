@@ -14,12 +14,15 @@ SCALE_NAMES = ("{}_scale_inv", "{}_scale", "scale_{}")
 # Of the inputs (ModelOpt, AWQ, SmoothQuant) or the outputs (scaled weight standardization, muP), or
 # of a grid that the weight is rounded to: what acts on the data is the weight with it.
 _OF_FLOATS = (
-    "gain", "{}_gain", "{}_multiplier",
+    "gain", "{}_gain", "{}_multiplier", "{}_g",
     "pre_quant_scale", "input_quantizer._pre_quant_scale", "input_quantizer/_pre_quant_scale",
     "smooth_scale", "smooth_scales", "smoothing_scale", "smoother", "scaling_factor",
     "{}_fake_quant.scale", "{}_fake_quant/scale", "{}_quantizer._amax", "{}_quantizer/_amax",
     "sv0",  # the norm that the weight is divided by (BigGAN)
 )  # fmt: skip
+# Of weights that are scaled by hand (weight normalization, spectral normalization, muP), or of a
+# norm before them: beside one matrix alone, that is not told.
+_OF_ONE = ("scale", "g", "gamma", "alpha", "u")
 _BLOCKS = {16, 32, 64, 128}
 _OF_ACTIVATIONS = re.compile(r"_?(in|out)put|_?act(ivation)?s?_|_?grad|[qkv]_scale|kv_")
 
@@ -55,6 +58,12 @@ def scale_beside(path: str, leaves: Mapping[str, Any]) -> str | None:
     shape = tuple(leaves[path].shape)
     for name, scale in _beside(path, leaves, (*SCALE_NAMES, *_OF_FLOATS)):
         if _fits(tuple(scale.shape), shape):
+            return name
+    place = parent_and_name(path)[0]
+    for name, scale in _beside(path, leaves, _OF_ONE):
+        held = (leaf for other, leaf in leaves.items() if parent_and_name(other)[0] == place)
+        alone = sum(len(leaf.shape) > 1 and min(leaf.shape) > 1 for leaf in held) == 1
+        if alone and _fits(tuple(scale.shape), shape):
             return name
     return None
 

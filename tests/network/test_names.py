@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rankjax.network import LeftOut, Reason, View, describe
+from rankjax.network import Layer, LeftOut, Reason, View, describe
 from rankjax.network.internal import layers_by_name
 from rankjax.report import matrices_by_name
 
@@ -312,7 +312,14 @@ def test_numbers_of_hqq_that_are_viewed_as_float_are_no_weights():
         ("l/weight_scale", (8, 6), False),
         ("l/weight_scale", (5,), True),  # of something else
         ("l/weight_scale", (2, 2), True),
-        ("l/scale", (8,), True),
+        ("l/scale", (8,), False),
+        ("l/g", (8, 1), False),
+        ("l/gamma", (6,), False),
+        ("l/alpha", (), False),
+        ("l/u", (8,), False),
+        ("l/weight_g", (8,), False),
+        ("l/g", (5,), True),
+        ("l/other/g", (8,), True),
         ("l/logit_scale", (), True),
         ("l/input_scale", (), True),
         ("weight_scale", (), True),
@@ -325,6 +332,14 @@ def test_a_scale_beside_a_floating_weight_is_not_told_to_multiply_it(scale, shap
     if not told:
         (why,) = [leaf.text for leaf in structure.left_out if leaf.path == "l/weight"]
         assert why.startswith(f"whether {scale[2:]} beside it changes it is not told: pass apply")
+
+
+def test_a_gain_beside_several_weights_is_that_of_a_norm():
+    block = {"block/wq": jnp.ones((8, 8)), "block/wo": jnp.ones((8, 8)), "block/g": jnp.ones(8)}
+    found = layers_by_name(block, layout="torch")
+    assert [path for path, one in found.items() if isinstance(one, Layer)] == [
+        "block/wo", "block/wq",
+    ]  # fmt: skip
 
 
 def test_a_scale_beside_floating_experts_is_not_told_to_multiply_them():
