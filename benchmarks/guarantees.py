@@ -40,6 +40,7 @@ from results import headline, write_results
 
 from examples.datasets import Dataset, load
 from rankjax.certificates import Picked, Picking, certify_by, hold_out, pick_to_learn
+from rankjax.certificates.file import count_errors
 
 DELTA = 0.01
 STORED = {"mnist": "upright", "fashion-mnist": "edges"}  # pipelines of compressed_certificate.py
@@ -148,12 +149,6 @@ def pick(params: Params, first: Any, rest: Any, seed: int, tried: int) -> Picked
     )  # fmt: skip
 
 
-def error_of(params: Params, x: Array, y: Array) -> float:
-    answers = jax.jit(lambda params, x: jnp.argmax(apply(params, x), 1))
-    wrong = [answers(params, x[i : i + 1000]) != y[i : i + 1000] for i in range(0, len(x), 1000)]
-    return float(jnp.mean(jnp.concatenate(wrong)))
-
-
 def run(data: Dataset, seed: int, tried: int, files: Path | None) -> list[dict[str, Any]]:
     x, y, x_test, y_test = map(jnp.asarray, (data.x_train, data.y_train, data.x_test, data.y_test))
     order = np.random.default_rng(seed).permutation(len(x))
@@ -166,7 +161,7 @@ def run(data: Dataset, seed: int, tried: int, files: Path | None) -> list[dict[s
                 "data": data.name,
                 "seed": seed,
                 "weights": sum(a.size for a in jax.tree.leaves(params)),
-                "test error": error_of(params, x_test, y_test),
+                "test error": count_errors(apply, params, x_test, y_test) / len(x_test),
                 "counted": found.errors,
                 "picked": getattr(found, "picked", None),
                 "of": found.n,

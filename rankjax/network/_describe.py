@@ -89,8 +89,8 @@ def describe(
         left out
         Dense_0/bias  (3,)  a bias, not a weight matrix
     """
-    leaves = [(path, leaf) for path, leaf in paths_and_leaves(params) if hasattr(leaf, "shape")]
-    shapes: dict[str, tuple[int, ...]] = {path: tuple(leaf.shape) for path, leaf in leaves}
+    leaves = {path: leaf for path, leaf in paths_and_leaves(params) if hasattr(leaf, "shape")}
+    shapes: dict[str, tuple[int, ...]] = {path: tuple(leaf.shape) for path, leaf in leaves.items()}
     _check_paths("axes", axes or {}, shapes)
     if isinstance(lipschitz, Mapping):
         _check_paths("lipschitz", lipschitz, shapes)
@@ -101,7 +101,7 @@ def describe(
     found: dict[str, Layer | LeftOut] = {}
     facts = None
     if apply is None:
-        found = {**layers_by_name(dict(leaves)), **_codes(dict(leaves))}
+        found = {**layers_by_name(leaves), **_codes(leaves)}
     else:
         facts = _trace(params, example, apply, vouched)
         found = layers_of(facts, shapes)
@@ -119,7 +119,7 @@ def describe(
             found[path] = replace(before, view=view)
         else:
             found[path] = Layer(path, shapes[path], view, positions=1)
-    included = _mask_by_path(mask, params, dict(leaves))
+    included = _mask_by_path(mask, params, leaves)
     layers, left_out, unknown = [], [], []
     outside = None
     entries = list(found.values())
@@ -130,7 +130,7 @@ def describe(
         path = layer.path
         if isinstance(layer, LeftOut):
             if apply is None and len(layer.shape) > 1 and included(path):
-                check_real(path, dict(leaves)[path])
+                check_real(path, leaves[path])
             left_out.append(layer)
             continue
         main = layer.leaves[0][0]
@@ -138,9 +138,9 @@ def describe(
             left_out.append(LeftOut(path, layer.shape, Reason.MASKED))
             continue
         for leaf, _ in layer.leaves:
-            check_real(leaf, dict(leaves)[leaf])
+            check_real(leaf, leaves[leaf])
         if facts is not None:
-            check_real_effect(layer, dict(leaves))
+            check_real_effect(layer, leaves)
         given = lipschitz
         constant = given.get(path, given.get(main)) if isinstance(given, Mapping) else given
         if constant is None:

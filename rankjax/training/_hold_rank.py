@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from rankjax._linear_algebra import matmul, orthonormal, svd, transpose
+from rankjax.matrix import spectrum
 
 #: Products with ``A^T A``. One leaves up to 1.03 of the nearest distance on Gaussian noise.
 _ROUNDS = 2
@@ -31,9 +32,9 @@ def hold_rank(batch: Array, ranks: Array, columns: int) -> Array:
 
     Cost: six products with ``columns`` vectors, five QR decompositions of them.
     """
-    # QR squares entries. Bounded, because 1 / unit must be a normal number, too.
-    tiny = float(jnp.finfo(batch.dtype).tiny)
-    unit = jnp.clip(jnp.max(jnp.abs(batch), (-2, -1), keepdims=True), tiny, 0.125 / tiny)
+    # QR squares entries.
+    top = jnp.max(jnp.abs(batch), (-2, -1), keepdims=True)
+    unit = spectrum.divisor(jnp.maximum(top, float(jnp.finfo(batch.dtype).tiny)))
     batch = batch / unit
     start = jax.random.normal(jax.random.key(0), (batch.shape[-1], columns), batch.dtype)
     basis = orthonormal(matmul(batch, start))
