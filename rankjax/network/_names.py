@@ -119,9 +119,11 @@ def layers_by_name(
             found[path] = LeftOut(path, leaf.shape, Reason.EMPTY)
         else:
             found[path] = tree.layer(leaf)
+            if isinstance(found[path], LeftOut):
+                continue
             other = None if is_code(dtype) else scale_beside(path, leaves)
             other = f"{other} beside it" if other else tree.mask_of(leaf)
-            if other and isinstance(found[path], Layer):
+            if other:
                 text = f"whether {other} changes it is not told: {_SETTLE}"
                 found[path] = LeftOut(path, leaf.shape, Reason.AMBIGUOUS, text)
     tree.check_channels(found, whole)

@@ -59,13 +59,21 @@ def scale_beside(path: str, leaves: Mapping[str, Any]) -> str | None:
     for name, scale in _beside(path, leaves, (*SCALE_NAMES, *_OF_FLOATS)):
         if _fits(tuple(scale.shape), shape):
             return name
-    place = parent_and_name(path)[0]
     for name, scale in _beside(path, leaves, _OF_ONE):
-        held = (leaf for other, leaf in leaves.items() if parent_and_name(other)[0] == place)
-        alone = sum(len(leaf.shape) > 1 and min(leaf.shape) > 1 for leaf in held) == 1
-        if alone and _fits(tuple(scale.shape), shape):
+        if _fits(tuple(scale.shape), shape) and _is_only_matrix(path, leaves):
             return name
     return None
+
+
+def _is_only_matrix(path: str, leaves: Mapping[str, Any]) -> bool:
+    """Whether no other leaf beside that one has several rows and columns."""
+    place = parent_and_name(path)[0]
+    held = (
+        leaf
+        for other, leaf in leaves.items()
+        if other.startswith(place) and parent_and_name(other)[0] == place
+    )
+    return sum(len(leaf.shape) > 1 and min(leaf.shape) > 1 for leaf in held) == 1
 
 
 def _beside(
